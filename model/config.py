@@ -105,6 +105,10 @@ class HeadsConfig(_Section):
     state_norm: Literal["none", "layernorm", "standardize"] = "none"
     """Applied to h([REC]) before the projectors. `standardize` subtracts the mean state and divides by its spread, both
     measured on training histories: the states of different people are nearly parallel, and this removes what they share."""
+    normalize_features: bool = False
+    """Subtract the mean and divide by the spread of every feature dimension, both measured on the training catalog."""
+    missing_cf: Literal["zero", "mean", "learned"] = "zero"
+    """CF part of an item that is too young for CF: zero, that of the mean feature, or that of a learned stand-in."""
     signals: tuple[Signal, ...] = SIGNALS
     """Signals that take part in retrieval; the others add zero."""
 
@@ -119,6 +123,8 @@ class TrainConfig(_Section):
     """Larger catalogs are sampled to this many items a step."""
     tails: Literal["last", "all"] = "last"
     """`last`: one [REC] after the window. `all`: one after every prefix of it, in the same pass."""
+    max_answer_tokens: int = Field(default=64, ge=1)
+    """RISA answers are cut here."""
     risa_weight: float = Field(default=1.0, ge=0)
     reri_weight: float = Field(default=1.0, ge=0)
     two_stage: bool = False

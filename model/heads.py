@@ -1,0 +1,179 @@
+"""All that is learned: the adaptor, six projectors, [REC], and stand-ins for missing features.
+
+# B histories, K states, n items at hand, V visual width, D language-model width, P shared width, S signals
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.config import SIGNALS, HeadsConfig, Signal
+
+NOTHING, OWN, ALIGNED_TEXT = 0, 1, 2
+"""Origin of a feature: missing, from the item's own content, from the aligned text tower in a picture's place."""
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """What the frozen encoders say of N items, row-aligned; arrays may be memory-mapped."""
+
+    vectors: Mapping[Signal, np.ndarray]
+    """float32 [N, width of the signal]"""
+    origin: Mapping[Signal, np.ndarray]
+    """uint8 [N]: NOTHING, OWN or ALIGNED_TEXT"""
+
+    def __len__(self) -> int:
+        return len(self.vectors["image"])
+
+    def widths(self) -> dict[Signal, int]:
+        return {signal: int(self.vectors[signal].shape[1]) for signal in SIGNALS}
+
+
+class Projector(nn.Sequential):
+    """Linear, LayerNorm, ReLU, Linear: one side of one signal (paper, Eq. 4 and 6)."""
+
+    def __init__(self, in_width: int, shared_width: int) -> None:
+        super().__init__(
+            nn.Linear(in_width, 2 * shared_width),
+            nn.LayerNorm(2 * shared_width),
+            nn.ReLU(),
+            nn.Linear(2 * shared_width, shared_width),
+        )
+
+
+class Adaptor(nn.Sequential):
+    """Linear, LayerNorm, GELU, Linear: a visual feature becomes one token (paper, Eq. 1)."""
+
+    def __init__(self, in_width: int, hidden_width: int, out_width: int, out_rms: float) -> None:
+        last = nn.Linear(hidden_width, out_width)
+        super().__init__(nn.Linear(in_width, hidden_width), nn.LayerNorm(hidden_width), nn.GELU(), last)
+        # Tokens start as large as words; much larger ones drown what the frozen layers add to the residual stream.
+        nn.init.normal_(last.weight, std=out_rms / (0.65 * hidden_width**0.5))
+        nn.init.zeros_(last.bias)
+
+
+class Normaliser(nn.Module):
+    """(x - mean) / spread with constants measured once, by dimension; the identity until measured."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+
+    def measure(self, x_KD: Tensor) -> None:
+        """Take mean and spread from samples [K, width]."""
+        self.mean.copy_(x_KD.mean(0))
+        self.spread.copy_(x_KD.std(0, correction=0).clamp(min=1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.spread
+
+
+class Heads(nn.Module):
+    """Maps features and states into the shared space in which a score is one inner product (Eq. 8).
+
+    `state_width` is D; `widths` are the feature widths by signal. The state need not come from a language model: the
+    control without one uses the same heads on pooled features.
+    """
+
+    def __init__(
+        self, config: HeadsConfig, state_width: int, widths: Mapping[Signal, int], embedding_rms: float = 1.0
+    ) -> None:
+        super().__init__()
+        P = config.shared_width
+        self.config = config
+        self.widths = dict(widths)
+        self.state_width = state_width
+        self.adaptor = Adaptor(widths["image"], config.adaptor_width, state_width, embedding_rms)
+        self.cf_adaptor = Adaptor(widths["cf"], config.adaptor_width, state_width, embedding_rms)
+        self.user_projectors = nn.ModuleDict({signal: Projector(state_width, P) for signal in SIGNALS})
+        self.item_projectors = nn.ModuleDict({signal: Projector(widths[signal], P) for signal in SIGNALS})
+        self.rec = nn.Parameter(torch.randn(state_width) * embedding_rms)
+        self.stand_ins = nn.ParameterDict({signal: nn.Parameter(torch.zeros(widths[signal])) for signal in SIGNALS})
+        self.feature_norms = nn.ModuleDict({signal: Normaliser(widths[signal]) for signal in SIGNALS})
+        self.state_norm = {
+            "none": nn.Identity(),
+            "layernorm": nn.LayerNorm(state_width, elementwise_affine=False),
+            "standardize": Normaliser(state_width),
+        }[config.state_norm]
+
+    @property
+    def shared_width(self) -> int:
+        return self.config.shared_width
+
+    def measure_features(self, features: ItemFeatures) -> None:
+        """Fix the normalisation of features from a catalog (once, before training; a sample of large catalogs)."""
+        if not self.config.normalize_features:
+            return
+        for signal in SIGNALS:
+            rows = np.flatnonzero(features.origin[signal] == OWN)
+            if len(rows):
+                sample = rows[:: max(1, len(rows) // 50_000)]
+                norm = self.feature_norms[signal]
+                assert isinstance(norm, Normaliser)  # noqa: S101 - narrows for the type checker
+                norm.measure(torch.from_numpy(np.asarray(features.vectors[signal][sample], np.float32)))
+
+    def feature(self, signal: Signal, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
+        """Normalised features [n, width], the learned stand-in where `missing_n` is True."""
+        normalised = self.feature_norms[signal](vector_nF)
+        return torch.where(missing_n[:, None], self.stand_ins[signal], normalised)
+
+    def image_tokens(self, vector_nV: Tensor, missing_n: Tensor) -> Tensor:
+        """One token [n, D] an item (Eq. 1)."""
+        token: Tensor = self.adaptor(self.feature("image", vector_nV, missing_n))
+        return token
+
+    def cf_tokens(self, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
+        """The CF feature as one token [n, D] an item."""
+        token: Tensor = self.cf_adaptor(self.feature("cf", vector_nF, missing_n))
+        return token
+
+    def project_users(self, state_KD: Tensor) -> Tensor:
+        """User vectors [K, 3P] of states [K, D]: the user side of Eq. 4 and 6, concatenated."""
+        state_KD = self.state_norm(state_KD.float())
+        parts = [self.user_projectors[signal](state_KD) for signal in SIGNALS]
+        return torch.cat(parts, dim=1)
+
+    def project_items(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
+        """Item vectors [n, 3P]. A signal that takes no part in retrieval adds zeros."""
+        parts = [self._project_signal(signal, vectors[signal], missing[signal]) for signal in SIGNALS]
+        return torch.cat(parts, dim=1)
+
+    def _project_signal(self, signal: Signal, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
+        if signal not in self.config.signals:
+            return vector_nF.new_zeros(len(vector_nF), self.shared_width)
+        if signal == "cf" and self.config.missing_cf == "mean":
+            vector_nF = torch.where(missing_n[:, None], self.feature_norms["cf"].mean, vector_nF)
+            projected: Tensor = self.item_projectors[signal](self.feature_norms["cf"](vector_nF))
+            return projected
+        projected = self.item_projectors[signal](self.feature(signal, vector_nF, missing_n))
+        if signal == "cf" and self.config.missing_cf == "zero":
+            projected = projected.masked_fill(missing_n[:, None], 0.0)
+        return projected
+
+    @torch.inference_mode()
+    def item_vectors(self, features: ItemFeatures, batch_size: int = 4096) -> np.ndarray:
+        """float32 [N, 3P]: what the index holds."""
+        device = self.rec.device
+        blocks = []
+        for start in range(0, len(features), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(features)))
+            blocks.append(self.project_items(*gather(features, rows, device)).cpu().numpy())
+        return np.concatenate(blocks)
+
+
+def gather(
+    features: ItemFeatures, rows: np.ndarray, device: torch.device
+) -> tuple[dict[Signal, Tensor], dict[Signal, Tensor]]:
+    """Feature vectors float32 [n, width] and missing masks bool [n] of some rows, on a device."""
+    vectors = {s: torch.from_numpy(np.asarray(features.vectors[s][rows], np.float32)).to(device) for s in SIGNALS}
+    missing = {s: torch.from_numpy(features.origin[s][rows] == NOTHING).to(device) for s in SIGNALS}
+    return vectors, missing
