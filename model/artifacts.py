@@ -118,7 +118,9 @@ def _verify_file(path: Path, expected: dict[str, Any]) -> None:
         raise ArtifactError(f"{path} is missing, though the manifest names it; make the folder again")
     size = path.stat().st_size
     if size != expected["bytes"]:
-        raise ArtifactError(f"{path} has {size} bytes where its manifest says {expected['bytes']}: truncated or altered")
+        raise ArtifactError(
+            f"{path} has {size} bytes where its manifest says {expected['bytes']}: truncated or altered"
+        )
     if sha256_file(path) != expected["sha256"]:
         raise ArtifactError(f"{path} differs from the hash in its manifest: altered or damaged; make it again")
 

@@ -72,6 +72,8 @@ class CFConfig(_Section):
     num_negatives: int = Field(default=1, ge=1)
     """Negatives a position under `bce`."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled, as in AdamW."""
     batch_size: int = Field(default=128, ge=1)
     max_epochs: int = Field(default=200, ge=1)
     patience: int = Field(default=5, ge=1)
@@ -104,7 +106,7 @@ class HeadsConfig(_Section):
     """Hidden width of the adaptor."""
     state_norm: Literal["none", "layernorm", "standardize"] = "none"
     """Applied to h([REC]) before the projectors. `standardize` subtracts the mean state and divides by its spread, both
-    measured on training histories: the states of different people are nearly parallel, and this removes what they share."""
+    measured on training histories: states of different people are nearly parallel, and this removes what they share."""
     normalize_features: bool = False
     """Subtract the mean and divide by the spread of every feature dimension, both measured on the training catalog."""
     missing_cf: Literal["zero", "mean", "learned"] = "zero"
@@ -117,8 +119,8 @@ class TrainConfig(_Section):
     """RISA + RERI (paper, Eq. 3, 5, 7)."""
 
     loss: Literal["bce", "softmax_per_signal", "softmax_sum"] = "bce"
-    """`bce`: one random negative, per signal (paper, Eq. 5). `softmax_*`: cross-entropy over the catalog, per signal or on
-    the summed score (Eq. 8)."""
+    """`bce`: one random negative, per signal (paper, Eq. 5). `softmax_*`: cross-entropy over the catalog, per signal or
+    on the summed score (Eq. 8)."""
     max_softmax_items: int = Field(default=20_000, ge=2)
     """Larger catalogs are sampled to this many items a step."""
     tails: Literal["last", "all"] = "last"
@@ -144,7 +146,11 @@ class TrainConfig(_Section):
     """Epochs of projector training on cached h([REC]) after the last step (always on under `two_stage`)."""
     head_batch_size: int = Field(default=256, ge=1)
     head_learning_rate: float = Field(default=1e-3, gt=0)
+    head_weight_decay: float = Field(default=0.01, ge=0)
     head_patience: int = Field(default=5, ge=1)
+    """Epochs without a better validation NDCG@10 before the projectors stop."""
+    max_state_windows: int = Field(default=20_000, ge=1)
+    """Windows whose states are cached for projector training; larger datasets are thinned to this many."""
 
     @model_validator(mode="after")
     def _two_stage_needs_heads(self) -> TrainConfig:
@@ -206,7 +212,9 @@ def parse_config(tree: dict[str, Any], kind: type[S]) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise InvalidInputError(f"configuration field {field}: {first['msg']} (got {first['input']!r})", field) from None
+        raise InvalidInputError(
+            f"configuration field {field}: {first['msg']} (got {first['input']!r})", field
+        ) from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -77,42 +77,41 @@ class Normaliser(nn.Module):
         return (x - self.mean) / self.spread
 
 
-class Heads(nn.Module):
-    """Maps features and states into the shared space in which a score is one inner product (Eq. 8).
+def _state_norm(config: HeadsConfig, state_width: int) -> nn.Module:
+    if config.state_norm == "none":
+        return nn.Identity()
+    if config.state_norm == "layernorm":
+        return nn.LayerNorm(state_width, elementwise_affine=False)
+    return Normaliser(state_width)
 
-    `state_width` is D; `widths` are the feature widths by signal. The state need not come from a language model: the
-    control without one uses the same heads on pooled features.
+
+class Projectors(nn.Module):
+    """Maps states and features into the shared space in which a score is one inner product (Eq. 4, 6 and 8).
+
+    `state_width` is D, `widths` are the feature widths by signal. The state need not come from a language model: the
+    control without one uses the same class on pooled features.
     """
 
-    def __init__(
-        self, config: HeadsConfig, state_width: int, widths: Mapping[Signal, int], embedding_rms: float = 1.0
-    ) -> None:
+    def __init__(self, config: HeadsConfig, state_width: int, widths: Mapping[Signal, int]) -> None:
         super().__init__()
         P = config.shared_width
         self.config = config
-        self.widths = dict(widths)
-        self.state_width = state_width
-        self.adaptor = Adaptor(widths["image"], config.adaptor_width, state_width, embedding_rms)
-        self.cf_adaptor = Adaptor(widths["cf"], config.adaptor_width, state_width, embedding_rms)
         self.user_projectors = nn.ModuleDict({signal: Projector(state_width, P) for signal in SIGNALS})
         self.item_projectors = nn.ModuleDict({signal: Projector(widths[signal], P) for signal in SIGNALS})
-        self.rec = nn.Parameter(torch.randn(state_width) * embedding_rms)
         self.stand_ins = nn.ParameterDict({signal: nn.Parameter(torch.zeros(widths[signal])) for signal in SIGNALS})
         self.feature_norms = nn.ModuleDict({signal: Normaliser(widths[signal]) for signal in SIGNALS})
-        self.state_norm = {
-            "none": nn.Identity(),
-            "layernorm": nn.LayerNorm(state_width, elementwise_affine=False),
-            "standardize": Normaliser(state_width),
-        }[config.state_norm]
+        self.state_norm = _state_norm(config, state_width)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @property
     def shared_width(self) -> int:
         return self.config.shared_width
 
     def measure_features(self, features: ItemFeatures) -> None:
-        """Fix the normalisation of features from a catalog (once, before training; a sample of large catalogs)."""
-        if not self.config.normalize_features:
-            return
+        """Measure mean and spread of every feature on a catalog (once, before training; a sample of large catalogs)."""
         for signal in SIGNALS:
             rows = np.flatnonzero(features.origin[signal] == OWN)
             if len(rows):
@@ -123,18 +122,13 @@ class Heads(nn.Module):
 
     def feature(self, signal: Signal, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
         """Normalised features [n, width], the learned stand-in where `missing_n` is True."""
-        normalised = self.feature_norms[signal](vector_nF)
-        return torch.where(missing_n[:, None], self.stand_ins[signal], normalised)
+        return torch.where(missing_n[:, None], self.stand_ins[signal], self._normalised(signal, vector_nF))
 
-    def image_tokens(self, vector_nV: Tensor, missing_n: Tensor) -> Tensor:
-        """One token [n, D] an item (Eq. 1)."""
-        token: Tensor = self.adaptor(self.feature("image", vector_nV, missing_n))
-        return token
-
-    def cf_tokens(self, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
-        """The CF feature as one token [n, D] an item."""
-        token: Tensor = self.cf_adaptor(self.feature("cf", vector_nF, missing_n))
-        return token
+    def _normalised(self, signal: Signal, vector_nF: Tensor) -> Tensor:
+        if not self.config.normalize_features:
+            return vector_nF
+        normalised: Tensor = self.feature_norms[signal](vector_nF)
+        return normalised
 
     def project_users(self, state_KD: Tensor) -> Tensor:
         """User vectors [K, 3P] of states [K, D]: the user side of Eq. 4 and 6, concatenated."""
@@ -151,10 +145,12 @@ class Heads(nn.Module):
         if signal not in self.config.signals:
             return vector_nF.new_zeros(len(vector_nF), self.shared_width)
         if signal == "cf" and self.config.missing_cf == "mean":
-            vector_nF = torch.where(missing_n[:, None], self.feature_norms["cf"].mean, vector_nF)
-            projected: Tensor = self.item_projectors[signal](self.feature_norms["cf"](vector_nF))
-            return projected
-        projected = self.item_projectors[signal](self.feature(signal, vector_nF, missing_n))
+            norm = self.feature_norms["cf"]
+            assert isinstance(norm, Normaliser)  # noqa: S101 - narrows for the type checker
+            feature = self._normalised("cf", torch.where(missing_n[:, None], norm.mean, vector_nF))
+        else:
+            feature = self.feature(signal, vector_nF, missing_n)
+        projected: Tensor = self.item_projectors[signal](feature)
         if signal == "cf" and self.config.missing_cf == "zero":
             projected = projected.masked_fill(missing_n[:, None], 0.0)
         return projected
@@ -162,12 +158,36 @@ class Heads(nn.Module):
     @torch.inference_mode()
     def item_vectors(self, features: ItemFeatures, batch_size: int = 4096) -> np.ndarray:
         """float32 [N, 3P]: what the index holds."""
-        device = self.rec.device
         blocks = []
         for start in range(0, len(features), batch_size):
             rows = np.arange(start, min(start + batch_size, len(features)))
-            blocks.append(self.project_items(*gather(features, rows, device)).cpu().numpy())
+            blocks.append(self.project_items(*gather(features, rows, self.device)).cpu().numpy())
         return np.concatenate(blocks)
+
+
+class Heads(Projectors):
+    """The projectors, and what is put into the prompt: the adaptor's tokens and [REC].
+
+    `embedding_rms` is the root mean square of the language model's word embeddings, the size at which tokens start.
+    """
+
+    def __init__(
+        self, config: HeadsConfig, state_width: int, widths: Mapping[Signal, int], embedding_rms: float
+    ) -> None:
+        super().__init__(config, state_width, widths)
+        self.adaptor = Adaptor(widths["image"], config.adaptor_width, state_width, embedding_rms)
+        self.cf_adaptor = Adaptor(widths["cf"], config.adaptor_width, state_width, embedding_rms)
+        self.rec = nn.Parameter(torch.randn(state_width) * embedding_rms)
+
+    def image_tokens(self, vector_nV: Tensor, missing_n: Tensor) -> Tensor:
+        """One token [n, D] an item (Eq. 1)."""
+        token: Tensor = self.adaptor(self.feature("image", vector_nV, missing_n))
+        return token
+
+    def cf_tokens(self, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
+        """The CF feature as one token [n, D] an item."""
+        token: Tensor = self.cf_adaptor(self.feature("cf", vector_nF, missing_n))
+        return token
 
 
 def gather(

@@ -1,6 +1,6 @@
 """The prompt: `static prefix | segment_1 ... segment_L | tail`, as token ids with placeholders.
 
-[VISUAL], [CF] and [REC] are not words: they are the negative ids below, replaced by vectors when the prompt is embedded.
+[VISUAL], [CF] and [REC] are not words: they are the negative ids below, replaced by vectors when a prompt is embedded.
 A tail is what follows the history: the instruction ending in [REC] (RERI), or a question and its answer (RISA, see
 offline/risa.py). Several tails may follow one history in one pass; each sees the prefix, the segments up to its own
 branch point, and itself.
@@ -51,24 +51,28 @@ class Segments:
 def build_segments(tokenizer: Any, items: pa.Table, config: PromptConfig) -> Segments:
     """Tokenise the segments of all items. `items` has the text columns of offline/dataset.py's ITEM_SCHEMA."""
     limits = {"title": config.max_title_tokens, "description": config.max_description_tokens}
-    pieces: list[list[list[int]]] = [[] for _ in range(items.num_rows)]
+    segments: list[list[int]] = [[] for _ in range(items.num_rows)]
     for number, field in enumerate(config.fields):
         separator = "" if number == 0 else "; "
         if field in PLACEHOLDERS:
             label, placeholder = PLACEHOLDERS[field]
             tail = [*_ids(tokenizer, [separator + label])[0], placeholder]
-            for piece in pieces:
-                piece.append(tail)
+            for segment in segments:
+                segment.extend(tail)
             continue
         label_ids = _ids(tokenizer, [separator + LABELS[field]])[0]
         values = items[field].to_pylist()
         known = [row for row, value in enumerate(values) if value]
         for row, ids in zip(known, _ids(tokenizer, [" " + values[row] for row in known]), strict=True):
-            pieces[row].append(label_ids + ids[: limits.get(field, config.max_title_tokens)])
+            segments[row].extend(label_ids + ids[: limits.get(field, config.max_title_tokens)])
     end = _ids(tokenizer, ["\n"])[0]
-    segments = [np.array(sum(piece, []) + end, np.int32) for piece in pieces]
+    for segment in segments:
+        segment.extend(end)
     lengths = np.array([len(segment) for segment in segments], np.int64)
-    return Segments(np.concatenate(segments), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return Segments(
+        np.concatenate([np.array(segment, np.int32) for segment in segments]),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -92,6 +96,8 @@ class Prompt:
     """TRUNK, or the number of the tail."""
     limit: np.ndarray
     """How many trunk tokens a token may see."""
+    answer: np.ndarray
+    """True where the token belongs to an answer that RISA teaches."""
 
     def __len__(self) -> int:
         return len(self.token)
@@ -103,6 +109,8 @@ class Tail:
 
     tokens: np.ndarray
     num_items: int
+    num_answer: int = 0
+    """How many of the last tokens are a RISA answer."""
 
 
 class PromptBuilder:
@@ -136,12 +144,14 @@ class PromptBuilder:
         item[in_segments] = np.where((token[in_segments] == VISUAL) | (token[in_segments] == CF), owner, -1)
         trunk = np.arange(num_trunk)
         position, branch, limit = [trunk], [np.full(num_trunk, TRUNK)], [trunk + 1]
+        answer = [np.zeros(num_trunk, bool)]
         for number, tail in enumerate(tails):
             start = int(ends[tail.num_items])
             position.append(start + np.arange(len(tail.tokens)))
             branch.append(np.full(len(tail.tokens), number))
             limit.append(np.full(len(tail.tokens), start))
-        return Prompt(token, item, np.concatenate(position), np.concatenate(branch), np.concatenate(limit))
+            answer.append(np.arange(len(tail.tokens)) >= len(tail.tokens) - tail.num_answer)
+        return Prompt(token, item, *(np.concatenate(parts) for parts in (position, branch, limit, answer)))
 
 
 def _with_bos(tokenizer: Any, text: str) -> list[int]:
@@ -160,7 +170,7 @@ class PromptBatch:
     item_BT: Tensor
     position_BT: Tensor
     mask_BTT: Tensor | None
-    length_B: Tensor
+    answer_BT: Tensor
 
     @property
     def rec_positions(self) -> tuple[Tensor, Tensor]:
@@ -172,17 +182,19 @@ class PromptBatch:
 def pad(prompts: Sequence[Prompt], device: torch.device, *, branched: bool | None = None) -> PromptBatch:
     """Pad prompts on the right and lay out who sees whom.
 
-    A prompt with at most one tail, at the end of its trunk, needs no mask: causal attention never looks at the padding on
-    its right. `branched` forces the mask on or off; by default it is built when a prompt needs it.
+    A prompt with at most one tail, at the end of its trunk, needs no mask: causal attention never looks at the padding
+    on its right. `branched` forces the mask on or off; by default it is built when a prompt needs it.
     """
     lengths = [len(prompt) for prompt in prompts]
     shape = (len(prompts), max(lengths))
     token, item = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
     position, branch, limit = np.zeros(shape, np.int64), np.full(shape, -2, np.int64), np.zeros(shape, np.int64)
+    answer = np.zeros(shape, bool)
     for row, prompt in enumerate(prompts):
         end = len(prompt)
         token[row, :end], item[row, :end] = prompt.token, prompt.item
         position[row, :end], branch[row, :end], limit[row, :end] = prompt.position, prompt.branch, prompt.limit
+        answer[row, :end] = prompt.answer
     if branched is None:
         branched = any(not np.array_equal(prompt.position, np.arange(len(prompt))) for prompt in prompts)
     mask = _visible(torch.from_numpy(branch), torch.from_numpy(limit)) if branched else None
@@ -191,7 +203,7 @@ def pad(prompts: Sequence[Prompt], device: torch.device, *, branched: bool | Non
         item_BT=torch.from_numpy(item).to(device),
         position_BT=torch.from_numpy(position).to(device),
         mask_BTT=None if mask is None else mask.to(device),
-        length_B=torch.tensor(lengths, device=device),
+        answer_BT=torch.from_numpy(answer).to(device),
     )
 
 

@@ -40,7 +40,7 @@ INTERACTION_SCHEMA = pa.schema(
 
 
 def tie_key(user_id: str, item_id: str) -> str:
-    """Orders events of one user in the same second: by hash, so that the order tells nothing of items or of the file."""
+    """Orders events of one user in the same second: by hash, so that the order tells nothing of items or file."""
     return hashlib.sha256(f"{user_id}\x1f{item_id}".encode()).hexdigest()
 
 
@@ -82,9 +82,7 @@ def load_dataset(folder: Path) -> Dataset:
     row_of = {item_id: row for row, item_id in enumerate(items["item_id"].to_pylist())}
     users: list[str] = []
     events: list[list[int]] = []
-    for user_id, item_id in zip(
-        interactions["user_id"].to_pylist(), interactions["item_id"].to_pylist(), strict=True
-    ):
+    for user_id, item_id in zip(interactions["user_id"].to_pylist(), interactions["item_id"].to_pylist(), strict=True):
         if not users or users[-1] != user_id:
             users.append(user_id)
             events.append([])

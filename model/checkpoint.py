@@ -1,0 +1,102 @@
+"""What training made, as one folder: heads, control, SASRec, configuration, and what it knew of the items.
+
+config.json            the run's configuration
+heads.safetensors      adaptor, six projectors, [REC], stand-ins, normalisation constants
+control.safetensors    the same projectors on pooled features, for the tables
+train_items.parquet    item_id, num_events (training events), has_cf
+cf.npy                 float32 [rows of train_items, width]: SASRec's item embeddings
+sasrec/                SASRec itself
+canaries.json          a few training histories, replayed before a catalog is published
+metrics.json, curve.png
+manifest.json          written last
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from model.artifacts import read_manifest
+from model.config import Config, parse_config
+from model.errors import ArtifactError, InvalidInputError
+from model.heads import Heads
+from model.store import Store
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint; `heads` are in evaluation mode on the processor."""
+
+    id: str
+    folder: Path
+    config: Config
+    heads: Heads
+    num_events: dict[str, int]
+    """Training events by item id."""
+    cf_rows: dict[str, int]
+    """Row of `cf_vectors` by item id, for the items that have a CF feature."""
+    cf_vectors: np.ndarray
+    canaries: tuple[tuple[str, ...], ...]
+    encoders: dict[str, str]
+    """Fingerprints of the encoders whose features the heads were trained on, by signal."""
+    dataset_folder: str
+    """Name of the dataset it was trained on."""
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Load and verify a checkpoint. Raises ArtifactError naming the file that is missing, damaged or does not fit."""
+    manifest = read_manifest(folder)
+    try:
+        config = parse_config(json.loads((folder / "config.json").read_text()), Config)
+        heads = Heads(config.heads, manifest["state_width"], manifest["widths"], embedding_rms=1.0)
+        canaries = json.loads((folder / "canaries.json").read_text())
+    except (KeyError, ValueError, InvalidInputError) as error:
+        raise ArtifactError(f"{folder} does not fit this program version: {error}; train again") from error
+    load_weights(heads, folder / "heads.safetensors")
+    table = pq.read_table(folder / "train_items.parquet").to_pydict()
+    return Checkpoint(
+        id=folder.name,
+        folder=folder,
+        config=config,
+        heads=heads.eval().requires_grad_(False),
+        num_events=dict(zip(table["item_id"], table["num_events"], strict=True)),
+        cf_rows={i: row for row, (i, has) in enumerate(zip(table["item_id"], table["has_cf"], strict=True)) if has},
+        cf_vectors=np.load(folder / "cf.npy", mmap_mode="r", allow_pickle=False),
+        canaries=tuple(tuple(history) for history in canaries),
+        encoders=manifest["encoders"],
+        dataset_folder=config.dataset,
+    )
+
+
+def load_weights(module: nn.Module, path: Path) -> dict[str, Any]:
+    """Load safetensors into a module of exactly the same shape."""
+    try:
+        weights = load_file(path)
+        module.load_state_dict(weights)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; train again") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise ArtifactError(f"{path} does not fit its configuration: {error}") from error
+    return weights
+
+
+def latest_checkpoint(store: Store, config_name: str) -> Path:
+    """Folder of the newest checkpoint that a configuration of this name made."""
+    found = []
+    for path in store.checkpoints.glob("*/manifest.json"):
+        manifest = read_manifest(path.parent, verify=False)
+        if manifest.get("config_name") == config_name:
+            found.append((str(manifest["created"]), path.parent))
+    if not found:
+        raise ArtifactError(
+            f"no checkpoint of configuration {config_name!r} in {store.checkpoints}: run `python -m offline.train`"
+        )
+    return max(found)[1]

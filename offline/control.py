@@ -1,0 +1,60 @@
+"""The control without a language model: what the same projectors reach on plain averages of features.
+
+A system whose language model does not beat this has no reason to run one, so every table carries it.
+
+# K histories, L items of the longest history, W width of all features together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.config import SIGNALS, Signal
+from model.heads import NOTHING, ItemFeatures
+
+MAX_HISTORY = 10
+
+
+def pad_histories(histories: Sequence[np.ndarray]) -> np.ndarray:
+    """int32 [K, MAX_HISTORY]: the newest items right-aligned, -1 before them."""
+    padded = np.full((len(histories), MAX_HISTORY), -1, np.int32)
+    for at, history in enumerate(histories):
+        newest = history[-MAX_HISTORY:]
+        padded[at, MAX_HISTORY - len(newest) :] = newest
+    return padded
+
+
+def pooled_width(widths: Mapping[Signal, int]) -> int:
+    """Width of a pooled state over features of these widths."""
+    return sum(widths.values()) + widths["cf"]
+
+
+@dataclass(frozen=True)
+class PooledStates:
+    """Per history: mean image, CF and text feature of its last ten items, and the CF feature of the last one."""
+
+    features: ItemFeatures
+    history_KL: np.ndarray
+    """int32, from `pad_histories`"""
+
+    def __len__(self) -> int:
+        return len(self.history_KL)
+
+    def take(self, index: np.ndarray) -> Tensor:
+        """float32 [len(index), width]"""
+        rows_KL = self.history_KL[index]
+        parts = [self._mean(signal, rows_KL) for signal in SIGNALS]
+        parts.append(self._mean("cf", rows_KL[:, -1:]))
+        return torch.from_numpy(np.concatenate(parts, axis=1))
+
+    def _mean(self, signal: Signal, rows_KL: np.ndarray) -> np.ndarray:
+        """Mean over the items that have the feature; zeros where none has."""
+        known_KL = (rows_KL >= 0) & (self.features.origin[signal][rows_KL] != NOTHING)
+        vector_KLF = np.where(known_KL[..., None], self.features.vectors[signal][rows_KL], 0.0)
+        mean: np.ndarray = vector_KLF.sum(1) / np.maximum(known_KL.sum(1, keepdims=True), 1)
+        return mean.astype(np.float32)

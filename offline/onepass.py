@@ -1,0 +1,196 @@
+"""One optimiser step = one pass: RISA and RERI tails follow one shared history (DESIGN, "Training").
+
+# B windows, T tokens, K [REC] tokens, D language-model width
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model.artifacts import replace_file
+from model.config import Config, TrainConfig
+from model.encoder import UserEncoder
+from model.prompt import Prompt, PromptBatch, Tail, pad
+from offline.dataset import Dataset
+from offline.losses import RERI
+from offline.risa import RisaTails, risa_loss
+from offline.windows import Window, WindowSampler, cut_window
+
+SAVE_EVERY = 25
+"""Steps between two saves of the resumable state."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: prompts, and whose the K states at [REC] are and what followed them."""
+
+    prompts: PromptBatch
+    users: np.ndarray
+    targets: np.ndarray
+    generator: np.random.Generator
+
+
+class OnePass(nn.Module):
+    """Both losses of a batch from one forward pass. Trains the heads; the language model stays as it is."""
+
+    def __init__(self, encoder: UserEncoder, dataset: Dataset, reri: RERI, config: Config) -> None:
+        super().__init__()
+        self.heads = encoder.heads
+        self.encoder = encoder
+        self._reri = reri
+        self._config = config.train
+        tokenizer = encoder.language_model.tokenizer
+        self._risa = RisaTails(tokenizer, dataset.items, config.train.max_answer_tokens)
+
+    def batch(self, windows: list[Window], generator: np.random.Generator) -> Batch:
+        """Prompts of some windows with all the tails that the configuration asks for."""
+        windows = [cut_window(window, self.encoder) for window in windows]
+        prompts = [self._prompt(window, generator) for window in windows]
+        shown = [window.targets if self._config.tails == "all" else window.targets[-1:] for window in windows]
+        users = np.repeat([window.user for window in windows], [len(targets) for targets in shown])
+        return Batch(pad(prompts, self.encoder.language_model.device), users, np.concatenate(shown), generator)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """{"risa", "reri_image", "reri_cf", "reri_text", "loss"}; those with weight 0 are left out (Eq. 7)."""
+        state_BTD = self.encoder.states(batch.prompts)
+        losses: dict[str, Tensor] = {}
+        total: list[Tensor] = []
+        if self._config.risa_weight:
+            losses["risa"] = risa_loss(self.encoder.language_model, state_BTD, batch.prompts)
+            total.append(self._config.risa_weight * losses["risa"])
+        if self.reri_weight:
+            state_KD = state_BTD[batch.prompts.rec_positions].float()
+            parts = self._reri.loss(self.heads, state_KD, batch.users, batch.targets, batch.generator)
+            losses |= {f"reri_{signal}": loss for signal, loss in parts.items()}
+            total += [self.reri_weight * loss for loss in parts.values()]
+        return losses | {"loss": torch.stack(total).sum()}
+
+    @property
+    def reri_weight(self) -> float:
+        """Two-stage training leaves retrieval to the second stage (paper, Table 7)."""
+        return 0.0 if self._config.two_stage else self._config.reri_weight
+
+    def _prompt(self, window: Window, generator: np.random.Generator) -> Prompt:
+        length = len(window.history)
+        instruction = self.encoder.builder.instruction
+        tails = []
+        if self.reri_weight:
+            lengths = range(1, length + 1) if self._config.tails == "all" else [length]
+            tails = [Tail(instruction, prefix) for prefix in lengths]
+        if self._config.risa_weight:
+            tails.append(self._risa.draw(int(window.targets[-1]), length, generator))
+        return self.encoder.builder.build(window.history, self.encoder.segments, tails)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine down to a tenth."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def train_steps(
+    one_pass: OnePass, dataset: Dataset, config: Config, work: Path, validate: Callable[[], float]
+) -> list[dict[str, float]]:
+    """Run (or resume) all optimiser steps; the heads end at their best validation. Returns one record a step."""
+    train = config.train
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    optimizer = torch.optim.AdamW(one_pass.heads.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+    progress = Progress(work / "resume.safetensors", one_pass.heads, optimizer)
+    progress.load()
+    module, optimizer = accelerator.prepare(one_pass, optimizer)
+    sampler = WindowSampler(dataset, config.prompt.max_history, config.seed)
+    num = max(1, train.batch_size // accelerator.num_processes)
+    bar = tqdm(range(progress.step, train.steps), initial=progress.step, total=train.steps, desc="train", disable=None)
+    for step in bar:
+        generator = sampler.generator(step, accelerator.process_index)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, train)
+        module.train()
+        losses = module(one_pass.batch(sampler.draw(num, generator), generator))
+        optimizer.zero_grad()
+        accelerator.backward(losses["loss"])
+        norm = accelerator.clip_grad_norm_(one_pass.heads.parameters(), train.max_grad_norm)
+        optimizer.step()
+        record = {name: float(loss.detach()) for name, loss in losses.items()}
+        progress.records.append({"step": step + 1, "grad_norm": float(norm), **record})
+        bar.set_postfix({name: f"{value:.3f}" for name, value in record.items()})
+        progress.step = step + 1
+        if progress.step % train.validate_every == 0 and one_pass.reri_weight:
+            one_pass.heads.eval()
+            progress.note_validation(validate())
+        if accelerator.is_main_process and (progress.step % SAVE_EVERY == 0 or progress.step == train.steps):
+            progress.save()
+    progress.restore_best()
+    one_pass.heads.eval()
+    return progress.records
+
+
+class Progress:
+    """All that a run needs to go on after an interruption, in one safetensors file."""
+
+    def __init__(self, path: Path, heads: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._path = path
+        self._heads = heads
+        self._optimizer = optimizer
+        self._best: dict[str, Tensor] = {}
+        self._best_score = -1.0
+        self.step = 0
+        self.records: list[dict[str, float]] = []
+
+    def note_validation(self, score: float) -> None:
+        """Add a validation to the last record, and keep the weights if none was better."""
+        self.records[-1]["validation_ndcg@10"] = score
+        if score > self._best_score:
+            self._best_score = score
+            self._best = {name: tensor.detach().cpu().clone() for name, tensor in self._heads.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """Put the best weights back; without any validation the last ones stay."""
+        if self._best:
+            self._heads.load_state_dict(self._best)
+
+    def save(self) -> None:
+        tensors = {f"heads.{name}": tensor for name, tensor in self._heads.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
+        for number, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        progress = {"step": self.step, "records": self.records, "best_score": self._best_score}
+        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        replace_file(self._path, save(contiguous, metadata={"progress": json.dumps(progress)}))
+
+    def load(self) -> None:
+        """Continue from the saved state, if there is one."""
+        if not self._path.exists():
+            return
+        with safe_open(self._path, framework="pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        self.step, self.records, self._best_score = progress["step"], progress["records"], progress["best_score"]
+        self._heads.load_state_dict(_below("heads.", tensors))
+        self._best = _below("best.", tensors)
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in _below("optimizer.", tensors).items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
