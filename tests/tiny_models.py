@@ -55,10 +55,10 @@ def tiny_tokenizer(*, adds_end: bool = False, max_tokens: int = 512) -> PreTrain
         )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
+        bos_token=SPECIAL[1],
         eos_token=END,
         pad_token=END,
-        unk_token="<|endoftext|>",
+        unk_token=SPECIAL[0],
         padding_side="right",
         model_max_length=max_tokens,
     )
