@@ -138,7 +138,7 @@ class Catalog:
         if not 0 <= row < self.num_items:
             raise IndexError(f"row {row} of a catalog of {self.num_items} items")
         columns = {name: self.items[name][row].as_py() for name in CATALOG_SCHEMA.names}
-        signals = {signal: bool(self.features.origin[signal][row] != NOTHING) for signal in SIGNALS}
+        signals = {str(signal): bool(self.features.origin[signal][row] != NOTHING) for signal in SIGNALS}
         return CatalogItem(**columns, signals=signals)
 
 
