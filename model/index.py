@@ -19,6 +19,7 @@ import numpy.typing as npt
 from model.errors import ArtifactError, RecommenderError
 
 Floats = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
 # FAISS on a GPU cannot return more than this many results a query.
@@ -53,10 +54,10 @@ class Index:
 
     def search(
         self, users_BQ: Floats, k: int, excluded_rows: Sequence[npt.NDArray[np.integer[Any]]] | None = None
-    ) -> tuple[Floats, Rows]:
+    ) -> tuple[Scores, Rows]:
         """The `k` items of highest inner product for every user, without that user's `excluded_rows`.
 
-        Returns scores [B, K] (falling) and rows [B, K] (rising among equal scores), K = min(k, N). A user with fewer
+        Returns scores float64 [B, K] (falling) and rows [B, K] (rising among equal scores), K = min(k, N). A user with fewer
         than K items left gets score -inf and row -1 in the last places. Raises ValueError on a shape that does not fit
         and ArtifactError on a user vector that is not finite.
         """
@@ -65,7 +66,7 @@ class Index:
         if len(excluded) != len(users_BQ):
             raise ValueError(f"{len(users_BQ)} users but {len(excluded)} lists of excluded rows")
         num_results = min(k, self.num_items)
-        scores_BK = np.full((len(users_BQ), num_results), -np.inf, np.float32)
+        scores_BK = np.full((len(users_BQ), num_results), -np.inf)
         rows_BK = np.full((len(users_BQ), num_results), -1, np.int64)
         proposed = self._propose(users_BQ, num_results + max(map(len, excluded), default=0) + NUM_SPARE)
         for user, user_Q in enumerate(users_BQ):
@@ -74,10 +75,10 @@ class Index:
             scores_BK[user, : len(rows)], rows_BK[user, : len(rows)] = scores, rows
         return scores_BK, rows_BK
 
-    def addends(self, user_Q: Floats, rows_K: Rows, num_parts: int = 3) -> Floats:
-        """The parts [K, num_parts] of each score: inner products of the equal parts that the vectors are made of."""
+    def addends(self, user_Q: Floats, rows_K: Rows, num_parts: int = 3) -> Scores:
+        """The parts, float64 [K, num_parts], of each score: inner products of the equal parts that the vectors are made of."""
         parts = np.multiply(self.vectors_NQ[rows_K], user_Q, dtype=np.float64).reshape(len(rows_K), num_parts, -1)
-        addends: Floats = parts.sum(axis=2).astype(np.float32)
+        addends: Scores = parts.sum(axis=2)
         return addends
 
     def save(self, path: Path) -> None:
@@ -121,13 +122,13 @@ class Index:
         scores[excluded] = -np.inf
         return np.flatnonzero(scores >= _floor(scores[scores > -np.inf], num_results, error))
 
-    def _best(self, user_Q: Floats, num_results: int, rows: Rows) -> tuple[Floats, Rows]:
+    def _best(self, user_Q: Floats, num_results: int, rows: Rows) -> tuple[Scores, Rows]:
         scores = self._exact_scores(user_Q, rows)
         order = np.lexsort((rows, -scores))[:num_results]
         return scores[order], rows[order]
 
-    def _exact_scores(self, user_Q: Floats, rows: Rows) -> Floats:
-        scores = np.empty(len(rows), np.float32)
+    def _exact_scores(self, user_Q: Floats, rows: Rows) -> Scores:
+        scores = np.empty(len(rows))
         for start in range(0, len(rows), NUM_ROWS_AT_ONCE):
             part = slice(start, start + NUM_ROWS_AT_ONCE)
             # Not a matrix product: its sums would depend on where a row lies in the block.
@@ -178,11 +179,11 @@ def load_index(path: Path, vectors_NQ: Floats | None = None, device: str = "cpu"
 
 def brute_force(
     vectors_NQ: Floats, user_Q: Floats, k: int, excluded_rows: npt.NDArray[np.integer[Any]] | None = None
-) -> tuple[Floats, Rows]:
+) -> tuple[Scores, Rows]:
     """The slow twin of `Index.search` for one user, in plain NumPy: every score in double precision, then a sort."""
     scores_N = np.concatenate([(block.astype(np.float64) * user_Q).sum(axis=1) for block in _blocks(vectors_NQ)])
     eligible = np.setdiff1d(np.arange(len(vectors_NQ)), [] if excluded_rows is None else excluded_rows)
-    scores = scores_N[eligible].astype(np.float32)
+    scores = scores_N[eligible]
     order = np.lexsort((eligible, -scores))[:k]
     return scores[order], eligible[order]
 
