@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from model.heads import NOTHING, Heads, ItemFeatures
 from model.language_model import LanguageModel
@@ -60,24 +61,30 @@ class UserEncoder:
         return self.states(batch)[batch.rec_positions].float()
 
     @torch.inference_mode()
-    def encode_states(self, prompts: Sequence[Prompt], max_batch_tokens: int = 8192) -> np.ndarray:
-        """h([REC]) of many prompts, float32 [K, D] in the prompts' order; alike lengths share a batch."""
+    def encode_states(
+        self, prompts: Sequence[Prompt], max_batch_tokens: int = 8192, progress: str | None = None
+    ) -> np.ndarray:
+        """h([REC]) of many prompts, float32 [K, D] in the prompts' order; alike lengths share a batch.
+
+        `progress`: label of a progress bar, for long jobs.
+        """
         num_recs = [int((prompt.token == REC).sum()) for prompt in prompts]
         first = np.concatenate([[0], np.cumsum(num_recs)])
         states = np.empty((int(first[-1]), self.language_model.width), np.float32)
-        for batch in length_batches([len(prompt) for prompt in prompts], max_batch_tokens):
+        batches = length_batches([len(prompt) for prompt in prompts], max_batch_tokens)
+        for batch in tqdm(batches, desc=progress, unit="batch", disable=None if progress else True):
             found = self.rec_states(pad([prompts[at] for at in batch], self.language_model.device)).cpu().numpy()
             states[np.concatenate([np.arange(first[at], first[at + 1]) for at in batch])] = found
         return states
 
     @torch.inference_mode()
-    def encode(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+    def encode(self, histories: Sequence[np.ndarray], progress: str | None = None) -> np.ndarray:
         """User vectors float32 [B, 3P] of non-empty histories (item rows, oldest first); too long ones are cut."""
         prompts = [
             self.builder.recommend(self.builder.keep_newest(history, self.segments), self.segments)
             for history in histories
         ]
-        state_BD = torch.from_numpy(self.encode_states(prompts)).to(self.language_model.device)
+        state_BD = torch.from_numpy(self.encode_states(prompts, progress=progress)).to(self.language_model.device)
         return self.heads.project_users(state_BD).cpu().numpy()
 
     def _feature(self, signal: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:

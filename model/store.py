@@ -7,6 +7,7 @@ store/
     features/cache/           one folder an encoder, keyed by content hash
     models/                   converted weights of the small models
     checkpoints/<id>/         what training made
+    evaluations/<checkpoint>/ tables and figures of a checkpoint
     images/                   pictures by content hash, shared by all catalogs
     catalogs/<version>/       what is served; CURRENT names one
 """
@@ -41,6 +42,10 @@ class Store:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.root / "evaluations"
 
     @property
     def images(self) -> Path:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import SIGNALS, Signal
-from model.heads import NOTHING, ItemFeatures
+from model.config import SIGNALS, Config, Signal
+from model.heads import NOTHING, ItemFeatures, Projectors
 
 MAX_HISTORY = 10
 
@@ -32,6 +32,12 @@ def pad_histories(histories: Sequence[np.ndarray]) -> np.ndarray:
 def pooled_width(widths: Mapping[Signal, int]) -> int:
     """Width of a pooled state over features of these widths."""
     return sum(widths.values()) + widths["cf"]
+
+
+def control_projectors(config: Config, features: ItemFeatures) -> Projectors:
+    """Untrained projectors of the control: pooled features come in many sizes, so they are always standardised."""
+    heads = config.heads.model_copy(update={"state_norm": "standardize"})
+    return Projectors(heads, pooled_width(features.widths()), features.widths())
 
 
 @dataclass(frozen=True)

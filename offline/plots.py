@@ -28,3 +28,20 @@ def plot_training(metrics: dict[str, Any], path: Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def plot_evaluation(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """NDCG@10 of every system under full ranking, one panel a group of users."""
+    full = [row for row in rows if row["protocol"] == "full"]
+    groups = list(dict.fromkeys(row["group"] for row in full))
+    figure = Figure(figsize=(4.2 * len(groups), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, group in zip(panels, groups, strict=True):
+        members = [row for row in full if row["group"] == group][::-1]
+        colours = ["#c2410c" if row["system"] == "ours" else "#94a3b8" for row in members]
+        bars = axes.barh([row["system"] for row in members], [row["ndcg@10"] for row in members], color=colours)
+        axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
+        axes.set(title=f"{group} ({members[0]['users']} users)", xlabel="NDCG@10, full ranking")
+        axes.margins(x=0.15)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=110)

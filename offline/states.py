@@ -62,6 +62,8 @@ def _encode(encoder: UserEncoder, windows: list[Window], folder: Path) -> np.nda
                 temporary = path.with_suffix(".tmp.npy")
                 np.save(temporary, encoder.encode_states(prompts), allow_pickle=False)
                 temporary.replace(path)
-            chunks.append(np.asarray(np.load(path, allow_pickle=False)))
+            chunk: np.ndarray = np.load(path, allow_pickle=False)
+            chunks.append(chunk)
             bar.update(len(part))
-    return np.concatenate(chunks)
+    states: np.ndarray = np.concatenate(chunks)
+    return states

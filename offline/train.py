@@ -22,14 +22,14 @@ from accelerate.utils import set_seed
 from safetensors.torch import save_file
 
 from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_json, write_manifest
-from model.config import SIGNALS, Config, Signal
+from model.config import SIGNALS, Config
 from model.encoder import UserEncoder
-from model.errors import ArtifactError
-from model.heads import NOTHING, Heads, ItemFeatures, Projectors
+from model.heads import NOTHING, Heads, ItemFeatures
 from model.language_model import LanguageModel, choose_device, load_language_model
 from model.prompt import PromptBuilder, build_segments
 from model.store import Store
-from offline.control import MAX_HISTORY, PooledStates, pad_histories, pooled_width
+from offline.aligned import load_item_features
+from offline.control import MAX_HISTORY, PooledStates, control_projectors, pad_histories
 from offline.dataset import Dataset, load_dataset
 from offline.fit import CachedStates, Examples, fit_projectors, validation_ndcg
 from offline.jobs import configured, job_parser, run_job
@@ -116,24 +116,6 @@ def load_run(config: Config, store: Store) -> Run:
     return Run(config, dataset, features, encoders, heads, encoder)
 
 
-def load_item_features(config: Config, store: Store, num_items: int) -> tuple[ItemFeatures, dict[str, str]]:
-    """Row-aligned features of a dataset, memory-mapped, and the fingerprints of what made them."""
-    vectors: dict[Signal, np.ndarray] = {}
-    origin: dict[Signal, np.ndarray] = {}
-    encoders: dict[str, str] = {}
-    for signal in SIGNALS:
-        folder = store.features(config.name, signal)
-        encoders[signal] = read_manifest(folder)["encoder"]
-        vectors[signal] = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        origin[signal] = np.load(folder / "origin.npy", allow_pickle=False)
-        if len(vectors[signal]) != num_items:
-            raise ArtifactError(
-                f"{folder}: {len(vectors[signal])} rows, but dataset {config.dataset!r} has {num_items} items: "
-                f"run `python -m offline.{'cf' if signal == 'cf' else 'features'}` again"
-            )
-    return ItemFeatures(vectors, origin), encoders
-
-
 def fit(run: Run, work: Path) -> dict[str, Any]:
     """Train heads in place; returns the records of both stages and the control's projectors under `control`."""
     config = run.config
@@ -218,12 +200,6 @@ def fit_control(run: Run, reri: RERI, validation_users: np.ndarray) -> dict[str,
         "control",
     )
     return {"records": records, "projectors": projectors}
-
-
-def control_projectors(config: Config, features: ItemFeatures) -> Projectors:
-    """Untrained projectors of the control: pooled features come in many sizes, so they are always standardised."""
-    heads = config.heads.model_copy(update={"state_norm": "standardize"})
-    return Projectors(heads, pooled_width(features.widths()), features.widths())
 
 
 def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], store: Store, facts: dict[str, Any]) -> None:

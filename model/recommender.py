@@ -1,0 +1,205 @@
+"""One immutable snapshot of what is served: language model, checkpoint and catalog, ready to rank.
+
+`rank` must be called from one thread only, the one that owns the device. Knows neither HTTP nor users.
+
+# B queries with a usable history, P shared width, K results
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.catalog import Catalog, current_version
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.config import SIGNALS
+from model.encoder import UserEncoder
+from model.errors import ArtifactError, NotReadyError
+from model.language_model import LanguageModel, choose_device, load_language_model
+from model.prompt import PromptBuilder
+from model.ranking import Query, RankedItem, Ranking, Signals, Weights
+from model.store import Store
+
+
+@dataclass(frozen=True)
+class _History:
+    """A query's history in terms of one catalog."""
+
+    rows: np.ndarray
+    """int64: rows of the known items, oldest first"""
+    used: np.ndarray
+    """The newest of them that fit the prompt."""
+    unknown: tuple[str, ...]
+
+
+class Recommender:
+    """Ranks the whole catalog for histories (paper, Eq. 8)."""
+
+    def __init__(self, checkpoint: Checkpoint, catalog: Catalog, language_model: LanguageModel, store: Store) -> None:
+        """Raises ArtifactError when checkpoint, catalog and language model do not belong together."""
+        self._check(checkpoint, catalog, language_model)
+        self.catalog = catalog
+        self._checkpoint = checkpoint
+        self._store = store
+        self._language_model = language_model
+        checkpoint.heads.to(language_model.device)
+        self._encoder = UserEncoder(
+            language_model,
+            checkpoint.heads,
+            PromptBuilder(language_model.tokenizer, checkpoint.config.prompt),
+            catalog.segments,
+            catalog.features,
+        )
+        self._popular = np.argsort(-catalog.popularity, kind="stable")
+        self._num_events = max(1, int(catalog.popularity.sum()))
+
+    @classmethod
+    def load(cls, store: Store, version: str | None = None, device: str = "auto") -> Recommender:
+        """Load a catalog version (default: the one that CURRENT names) with its checkpoint and language model.
+
+        Raises NotReadyError when nothing is published yet, ArtifactError when a file is damaged or does not fit.
+        """
+        torch_device = choose_device(device)
+        catalog = _load_catalog(store, version, torch_device)
+        checkpoint = load_checkpoint(store.checkpoints / catalog.checkpoint_id)
+        language_model = load_language_model(checkpoint.config.language_model, store.models, torch_device)
+        return cls(checkpoint, catalog, language_model, store)
+
+    def reload(self, version: str | None = None) -> Recommender:
+        """A recommender of another catalog version; checkpoint and language model are shared where they can be."""
+        catalog = _load_catalog(self._store, version, self._language_model.device)
+        if catalog.checkpoint_id == self.checkpoint_id:
+            return Recommender(self._checkpoint, catalog, self._language_model, self._store)
+        checkpoint = load_checkpoint(self._store.checkpoints / catalog.checkpoint_id)
+        language_model = self._language_model
+        if checkpoint.config.language_model != self._checkpoint.config.language_model:
+            language_model = load_language_model(
+                checkpoint.config.language_model, self._store.models, language_model.device
+            )
+        return Recommender(checkpoint, catalog, language_model, self._store)
+
+    @property
+    def checkpoint_id(self) -> str:
+        return self._checkpoint.id
+
+    @property
+    def catalog_version(self) -> str:
+        return self.catalog.version
+
+    def warm_up(self) -> None:
+        """Rank the checkpoint's canary histories, so that the first caller does not pay for first-time work.
+
+        Raises ArtifactError when they do not give a finite ranking.
+        """
+        known = [
+            history for history in self._checkpoint.canaries if any(self.catalog.row(i) is not None for i in history)
+        ]
+        for ranking in self.rank([Query(history) for history in known]):
+            if not all(np.isfinite(item.score) for item in ranking.items):
+                raise ArtifactError(
+                    f"catalog {self.catalog_version} ranks a canary history with scores that are no numbers"
+                )
+
+    def rank(self, queries: Sequence[Query]) -> list[Ranking]:
+        """Answer queries in order. An empty or all-unknown history gets the popularity ranking."""
+        histories = [self._history(query) for query in queries]
+        excluded = [self._excluded(query, history) for query, history in zip(queries, histories, strict=True)]
+        answers: list[tuple[RankedItem, ...]] = [()] * len(queries)
+        modelled = [at for at, history in enumerate(histories) if len(history.used)]
+        if modelled:
+            ranked = self._model_ranking(
+                [queries[at] for at in modelled], [histories[at] for at in modelled], [excluded[at] for at in modelled]
+            )
+            for at, items in zip(modelled, ranked, strict=True):
+                answers[at] = items
+        for at in set(range(len(queries))).difference(modelled):
+            answers[at] = self._popular_ranking(queries[at], excluded[at])
+        return [
+            Ranking(
+                items=items,
+                unknown_items=history.unknown,
+                history_used=len(history.used),
+                history_truncated=len(history.used) < len(history.rows),
+                checkpoint=self.checkpoint_id,
+                catalog_version=self.catalog_version,
+            )
+            for items, history in zip(answers, histories, strict=True)
+        ]
+
+    def _model_ranking(
+        self, queries: Sequence[Query], histories: Sequence[_History], excluded: Sequence[np.ndarray]
+    ) -> list[tuple[RankedItem, ...]]:
+        user_BQ = self._encoder.encode([history.used for history in histories])
+        user_BQ = user_BQ * np.stack([self._scale(query.weights) for query in queries])
+        scores_BK, rows_BK = self.catalog.index.search(user_BQ, max(query.k for query in queries), excluded)
+        return [
+            self._ranked(user_Q, scores_K[: query.k], rows_K[: query.k])
+            for query, user_Q, scores_K, rows_K in zip(queries, user_BQ, scores_BK, rows_BK, strict=True)
+        ]
+
+    def _ranked(self, user_Q: np.ndarray, scores_K: np.ndarray, rows_K: np.ndarray) -> tuple[RankedItem, ...]:
+        rows_K = rows_K[rows_K >= 0]
+        addends_K3 = self.catalog.index.addends(user_Q, rows_K, len(SIGNALS)).astype(float)
+        ids = self.catalog.item_ids
+        return tuple(
+            RankedItem(ids[row], float(score), "model", Signals(*addends))
+            for row, score, addends in zip(rows_K, scores_K, addends_K3.tolist(), strict=False)
+        )
+
+    def _popular_ranking(self, query: Query, excluded: np.ndarray) -> tuple[RankedItem, ...]:
+        first = self._popular[: query.k + len(excluded)]
+        rows = first[~np.isin(first, excluded)][: query.k]
+        return tuple(
+            RankedItem(
+                self.catalog.item_ids[row],
+                int(self.catalog.popularity[row]) / self._num_events,
+                "popular",
+                signals=None,
+            )
+            for row in rows
+        )
+
+    def _history(self, query: Query) -> _History:
+        found = [(item_id, self.catalog.row(item_id)) for item_id in query.history]
+        rows = np.array([row for _, row in found if row is not None], np.int64)
+        unknown = tuple(dict.fromkeys(item_id for item_id, row in found if row is None))
+        return _History(rows, self._encoder.builder.keep_newest(rows, self.catalog.segments), unknown)
+
+    def _excluded(self, query: Query, history: _History) -> np.ndarray:
+        named = [row for row in map(self.catalog.row, query.exclude) if row is not None]
+        seen = np.empty(0, np.int64) if query.allow_repeats else history.rows
+        return np.unique(np.concatenate([seen, np.array(named, np.int64)]))
+
+    def _scale(self, weights: Weights) -> np.ndarray:
+        """float32 [3P]: a caller's weights scale the parts of the user vector."""
+        width = self._checkpoint.heads.shared_width
+        return np.repeat(np.array([getattr(weights, signal) for signal in SIGNALS], np.float32), width)
+
+    @staticmethod
+    def _check(checkpoint: Checkpoint, catalog: Catalog, language_model: LanguageModel) -> None:
+        if catalog.checkpoint_id != checkpoint.id:
+            raise ArtifactError(
+                f"catalog {catalog.version} was made with checkpoint {catalog.checkpoint_id}, "
+                f"not {checkpoint.id}: reindex"
+            )
+        width = len(SIGNALS) * checkpoint.heads.shared_width
+        if catalog.item_vectors.shape[1] != width:
+            raise ArtifactError(
+                f"catalog {catalog.version} has item vectors of width {catalog.item_vectors.shape[1]}; its checkpoint "
+                f"makes {width}: reindex"
+            )
+        if len(checkpoint.heads.rec) != language_model.width:
+            raise ArtifactError(
+                f"checkpoint {checkpoint.id} was trained on a language model of width {len(checkpoint.heads.rec)}; "
+                f"the one loaded has {language_model.width}"
+            )
+
+
+def _load_catalog(store: Store, version: str | None, device: torch.device) -> Catalog:
+    version = version or current_version(store.catalogs)
+    if version is None:
+        raise NotReadyError(f"no catalog is published in {store.catalogs}: run `python -m offline.reindex`")
+    return Catalog.load(store.catalogs / version, device=str(device))

@@ -1,0 +1,247 @@
+"""Measure a checkpoint on the test events: full ranking and against 100 fixed unseen items.
+
+    python -m offline.evaluate --config demo
+
+User vectors come from the encoder that serves, rankings from the index that serves. Beside the summed score stand each
+signal alone, the control without a language model, SASRec and popularity. Ties never favour the target.
+
+# U test users, N items, P shared width
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.artifacts import building, is_up_to_date, read_manifest, write_json, write_manifest
+from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, load_weights
+from model.config import SIGNALS, Config
+from model.encoder import UserEncoder
+from model.heads import ItemFeatures, Projectors
+from model.index import Index, build_index
+from model.language_model import choose_device, load_language_model
+from model.prompt import PromptBuilder, build_segments
+from model.store import Store
+from offline.aligned import load_item_features
+from offline.control import PooledStates, control_projectors, pad_histories
+from offline.dataset import Dataset, load_dataset
+from offline.jobs import configured, job_parser, run_job
+from offline.metrics import popularity_scores, rank_of_target, sample_candidates, summarise
+from offline.plots import plot_evaluation
+from offline.sasrec import load_sasrec
+
+VERSION = 1
+DEPTH = 10
+"""Ranks beyond the deepest cut-off all count alike."""
+
+
+def main() -> int:
+    parser = job_parser(__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", help="checkpoint id (default: the newest of the configuration)")
+    arguments = parser.parse_args()
+    config, store = configured(arguments)
+    checkpoint = store.checkpoints / arguments.checkpoint if arguments.checkpoint else None
+    folder = evaluate(config, store, checkpoint)
+    print((folder / "table.txt").read_text(), end="")
+    return 0
+
+
+def evaluate(config: Config, store: Store, checkpoint_folder: Path | None = None) -> Path:
+    """Write store/evaluations/<checkpoint>/: metrics.json, ranks.parquet, table.txt, metrics.png. Returns the folder."""
+    checkpoint_folder = checkpoint_folder or latest_checkpoint(store, config.name)
+    checkpoint = load_checkpoint(checkpoint_folder)
+    manifest = read_manifest(checkpoint_folder, verify=False)
+    inputs = {
+        "checkpoint": manifest["files"]["heads.safetensors"]["sha256"],
+        "evaluate": config.evaluate.model_dump(),
+        "version": VERSION,
+    }
+    folder = store.evaluations / checkpoint.id
+    if is_up_to_date(folder, inputs):
+        print(f"evaluate: {folder.name} is up to date")
+        return folder
+    start = time.perf_counter()
+    test = load_test(checkpoint, store)
+    ranks = {system: test.ranks(run, config) for system, run in systems(checkpoint, test, store)}
+    rows = metric_rows(ranks, test.groups())
+    with building(folder) as new:
+        title = f"{checkpoint.id}: {len(test.users)} test users, {test.dataset.num_items} items"
+        (new / "table.txt").write_text(format_table(title, rows))
+        write_json(new / "metrics.json", {"rows": rows, "seconds": round(time.perf_counter() - start, 1)})
+        write_ranks(new / "ranks.parquet", test, ranks)
+        plot_evaluation(rows, title, new / "metrics.png")
+        write_manifest(new, {"kind": "evaluation", "inputs": inputs})
+    return folder
+
+
+@dataclass(frozen=True)
+class Test:
+    """The test events of a dataset: for every user, what came before and what came last."""
+
+    dataset: Dataset
+    features: ItemFeatures
+    has_cf: np.ndarray
+    """bool [N]: items that the checkpoint has a CF feature for"""
+
+    @property
+    def users(self) -> range:
+        return range(len(self.dataset.users))
+
+    @property
+    def targets(self) -> np.ndarray:
+        """int [U]"""
+        return np.array([events[-1] for events in self.dataset.events])
+
+    @property
+    def histories(self) -> list[np.ndarray]:
+        """Everything before the target, the validation event included."""
+        return [events[:-1] for events in self.dataset.events]
+
+    def groups(self) -> dict[str, np.ndarray]:
+        """bool [U] by group of users: all, and by whether CF knows the target."""
+        known = self.has_cf[self.targets]
+        return {"all": np.ones(len(known), bool), "target known to CF": known, "target too young for CF": ~known}
+
+    def ranks(self, run: Scores | Vectors, config: Config) -> dict[str, np.ndarray]:
+        """int [U] ranks by protocol: `full` catalog without the history, and `sampled` unseen items."""
+        candidates = sample_candidates(self.dataset, config.evaluate.num_candidates, config.seed)
+        columns = np.column_stack([self.targets, candidates])
+        first = np.zeros(len(columns), int)
+        return {
+            "full": run.full_ranks(self.targets, self.histories),
+            "sampled": rank_of_target(run.scores(columns), first, [np.empty(0, int)] * len(columns)),
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A system that scores every item for every user."""
+
+    scores_UN: np.ndarray
+
+    def full_ranks(self, targets: np.ndarray, histories: list[np.ndarray]) -> np.ndarray:
+        return rank_of_target(self.scores_UN, targets, histories)
+
+    def scores(self, rows_UC: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(self.scores_UN, rows_UC, axis=1)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A system whose scores are inner products, ranked by the index that serves."""
+
+    user_UQ: np.ndarray
+    index: Index
+
+    def full_ranks(self, targets: np.ndarray, histories: list[np.ndarray]) -> np.ndarray:
+        """Exact ranks down to DEPTH, DEPTH + 1 below; items that tie with the target count as above it."""
+        scores_UK, rows_UK = self.index.search(self.user_UQ, DEPTH + 1, histories)
+        ranks = np.full(len(targets), DEPTH + 1)
+        users, places = np.nonzero(rows_UK == targets[:, None])
+        target_scores = scores_UK[users, places]
+        ranks[users] = (scores_UK[users] >= target_scores[:, None]).sum(1)
+        return ranks
+
+    def scores(self, rows_UC: np.ndarray) -> np.ndarray:
+        item_UCQ = self.index.vectors_NQ[rows_UC]
+        scores: np.ndarray = np.einsum("uq,ucq->uc", self.user_UQ, item_UCQ)
+        return scores
+
+
+def load_test(checkpoint: Checkpoint, store: Store) -> Test:
+    """The dataset and features that the checkpoint was trained on."""
+    config = checkpoint.config
+    dataset = load_dataset(store.dataset(config.dataset))
+    features, _ = load_item_features(config, store, dataset.num_items)
+    return Test(dataset, features, np.array([item_id in checkpoint.cf_rows for item_id in dataset.item_ids]))
+
+
+def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[str, Scores | Vectors]]:
+    """Every row of the table: its name, and what ranks."""
+    dataset = test.dataset
+    yield "popularity", Scores(np.tile(popularity_scores(dataset), (len(test.users), 1)))
+    yield "SASRec", Scores(load_sasrec(checkpoint.folder / "sasrec").score(test.histories))
+    yield "control (no language model)", control_vectors(checkpoint, test)
+    user_UQ = encode_users(checkpoint, test, store)
+    index = build_index(checkpoint.heads.item_vectors(test.features))
+    yield "ours", Vectors(user_UQ, index)
+    for signal in checkpoint.config.heads.signals:
+        yield f"ours, {signal} alone", Vectors(only(signal, user_UQ), index)
+
+
+def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray:
+    """User vectors float32 [U, 3P] of the test histories, by the code that serves."""
+    config = checkpoint.config
+    language_model = load_language_model(config.language_model, store.models, choose_device())
+    tokenizer = language_model.tokenizer
+    encoder = UserEncoder(
+        language_model,
+        checkpoint.heads.to(language_model.device),
+        PromptBuilder(tokenizer, config.prompt),
+        build_segments(tokenizer, test.dataset.items, config.prompt),
+        test.features,
+    )
+    return encoder.encode(test.histories, progress="test users")
+
+
+def control_vectors(checkpoint: Checkpoint, test: Test) -> Vectors:
+    """The control's user and item vectors."""
+    projectors: Projectors = control_projectors(checkpoint.config, test.features)
+    load_weights(projectors, checkpoint.folder / "control.safetensors")
+    projectors.eval().requires_grad_(False)
+    states = PooledStates(test.features, pad_histories(test.histories))
+    user_UQ = projectors.project_users(states.take(np.arange(len(states)))).numpy()
+    return Vectors(user_UQ, build_index(projectors.item_vectors(test.features)))
+
+
+def only(signal: str, user_UQ: np.ndarray) -> np.ndarray:
+    """User vectors with all parts but one signal's set to zero."""
+    keep = np.repeat([name == signal for name in SIGNALS], user_UQ.shape[1] // len(SIGNALS))
+    return user_UQ * keep.astype(np.float32)
+
+
+def metric_rows(ranks: dict[str, dict[str, np.ndarray]], groups: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One row for every system, protocol and group that has users."""
+    return [
+        {"system": system, "protocol": protocol, "group": group, "users": int(members.sum())}
+        | summarise(by_protocol[protocol][members])
+        for system, by_protocol in ranks.items()
+        for protocol in by_protocol
+        for group, members in groups.items()
+        if members.any()
+    ]
+
+
+def write_ranks(path: Path, test: Test, ranks: dict[str, dict[str, np.ndarray]]) -> None:
+    """Ranks by user, for paired comparisons."""
+    columns = {f"{system} | {protocol}": r for system, by in ranks.items() for protocol, r in by.items()}
+    pq.write_table(pa.table({"user_id": test.dataset.users, **columns}), path)
+
+
+def format_table(title: str, rows: list[dict[str, Any]]) -> str:
+    """The tables as text: one block a protocol and group."""
+    lines = [title]
+    blocks = dict.fromkeys((row["protocol"], row["group"], row["users"]) for row in rows)
+    for protocol, group, users in blocks:
+        kind = "full ranking" if protocol == "full" else "against random unseen items"
+        lines += [
+            "",
+            f"{group} ({users} users), {kind}",
+            f"{'':30}{'Hit@5':>8}{'Hit@10':>8}{'NDCG@5':>8}{'NDCG@10':>8}",
+        ]
+        for row in rows:
+            if (row["protocol"], row["group"]) == (protocol, group):
+                numbers = "".join(f"{row[name]:8.4f}" for name in ("hit@5", "hit@10", "ndcg@5", "ndcg@10"))
+                lines.append(f"{row['system']:30}{numbers}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_job(main)
