@@ -57,9 +57,9 @@ class Index:
     ) -> tuple[Scores, Rows]:
         """The `k` items of highest inner product for every user, without that user's `excluded_rows`.
 
-        Returns scores float64 [B, K] (falling) and rows [B, K] (rising among equal scores), K = min(k, N). A user with fewer
-        than K items left gets score -inf and row -1 in the last places. Raises ValueError on a shape that does not fit
-        and ArtifactError on a user vector that is not finite.
+        Returns scores float64 [B, K] (falling) and rows [B, K] (rising among equal scores), K = min(k, N). A user with
+        fewer than K items left gets score -inf and row -1 in the last places. Raises ValueError on a shape that does
+        not fit and ArtifactError on a user vector that is not finite.
         """
         users_BQ = self._checked(users_BQ, k)
         excluded = [np.unique(rows) for rows in excluded_rows or [np.empty(0, np.int64)] * len(users_BQ)]
@@ -76,7 +76,7 @@ class Index:
         return scores_BK, rows_BK
 
     def addends(self, user_Q: Floats, rows_K: Rows, num_parts: int = 3) -> Scores:
-        """The parts, float64 [K, num_parts], of each score: inner products of the equal parts that the vectors are made of."""
+        """What each score is the sum of, float64 [K, num_parts]: inner products of equal parts of the vectors."""
         parts = np.multiply(self.vectors_NQ[rows_K], user_Q, dtype=np.float64).reshape(len(rows_K), num_parts, -1)
         addends: Scores = parts.sum(axis=2)
         return addends
