@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def evaluate(config: Config, store: Store, checkpoint_folder: Path | None = None) -> Path:
-    """Write store/evaluations/<checkpoint>/: metrics.json, ranks.parquet, table.txt, metrics.png. Returns the folder."""
+    """Write metrics.json, ranks.parquet, table.txt and metrics.png to store/evaluations/<checkpoint>/; returns it."""
     checkpoint_folder = checkpoint_folder or latest_checkpoint(store, config.name)
     checkpoint = load_checkpoint(checkpoint_folder)
     manifest = read_manifest(checkpoint_folder, verify=False)

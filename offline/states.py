@@ -46,7 +46,9 @@ def cached_examples(
 
 
 def _held_out(window: Window) -> np.ndarray:
-    return np.arange(len(window.targets)) == (len(window.targets) - 1 if window.validates else -1)
+    held_out = np.zeros(len(window.targets), bool)
+    held_out[-1] = window.validates
+    return held_out
 
 
 def _encode(encoder: UserEncoder, windows: list[Window], folder: Path) -> np.ndarray:
