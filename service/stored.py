@@ -1,0 +1,26 @@
+"""The catalogs in the artifact store. The only place of the service that reaches the model itself."""
+
+from __future__ import annotations
+
+from model.store import Store
+from service.protocols import Recommender
+
+
+class StoredCatalogs:
+    """Publications read from a store. The model's libraries are imported at first use, off the event loop."""
+
+    def __init__(self, store: Store, device: str) -> None:
+        self._store = store
+        self._device = device
+
+    def current_version(self) -> str | None:
+        from model.catalog import current_version
+
+        return current_version(self._store.catalogs)
+
+    def load(self, version: str, beside: Recommender | None) -> Recommender:
+        from model import recommender
+
+        if isinstance(beside, recommender.Recommender):
+            return beside.reload(version)
+        return recommender.Recommender.load(self._store, version, self._device)
