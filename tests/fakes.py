@@ -7,18 +7,28 @@ sum of three dot products. Catalogs are JSON files in a store, published as the 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
 from model.artifacts import replace_file
 from model.config import SIGNALS
 from model.errors import ArtifactError
 from model.ranking import Query, RankedItem, Ranking, Signals
+from service.__main__ import serve
+from service.app import create_app
 from service.protocols import Recommender
+from service.settings import Settings
 
 MAX_HISTORY = 10
 POISON = "poison"
@@ -163,11 +173,30 @@ SHELF = (
 """To a history of one red mug: red bowl 2 (image 1, cf 0, text 1), blue/mug 2 (0, 1, 1), thé/image 1, blue bowl 0."""
 
 
-def main() -> None:
-    from service.__main__ import serve
-    from service.app import create_app
-    from service.settings import Settings
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of `app` in this process, while the app's lifespan runs."""
+    async with app.router.lifespan_context(app) as state:
 
+        async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "state": dict(state)}, receive, send)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(with_state), base_url="http://test") as client:
+            yield client
+
+
+@asynccontextmanager
+async def serving(store: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a service in this process that has `SHELF` loaded as version v1."""
+    publish(store, "v1", SHELF)
+    app = create_app(Settings(store=store, catalog_poll_s=0.01, **settings), FakePublications(store))
+    async with running(app) as client:
+        while (await client.get("/health/ready")).status_code != 200:
+            await asyncio.sleep(0.005)
+        yield client
+
+
+def main() -> None:
     settings = Settings()
     delay_s = float(os.environ.get("FAKE_DELAY_S", "0"))
     serve(settings, create_app(settings, FakePublications(settings.store, delay_s)))
