@@ -63,7 +63,7 @@ class ErrorBody(BaseModel):
     """What happened, for programs."""
     message: str
     """What happened and what to do about it, for people."""
-    field: str | None
+    field: str | None = None
     """The part of the request that is to blame, such as `history.3`; null when it is none in particular."""
     request_id: str
     """Equals the X-Request-ID header; quote it when asking about this answer."""

@@ -277,8 +277,14 @@ class ReadyResponse(_Response):
                     "checkpoint": "demo-4f1d2a",
                     "catalog_version": "20250301-120000-9c1e",
                     "num_items": 240,
-                    "reason": None,
-                }
+                },
+                {
+                    "status": "degraded",
+                    "checkpoint": "demo-4f1d2a",
+                    "catalog_version": "20250301-120000-9c1e",
+                    "num_items": 240,
+                    "reason": "catalog 20250302-080000-11aa was refused: item_vectors.npy is truncated",
+                },
             ]
         }
     )
@@ -288,7 +294,7 @@ class ReadyResponse(_Response):
     checkpoint: str
     catalog_version: str
     num_items: int
-    reason: str | None
+    reason: str | None = None
 
 
 def image_url(item: CatalogItem) -> str | None:
