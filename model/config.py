@@ -67,18 +67,20 @@ class CFConfig(_Section):
     num_heads: int = Field(default=1, ge=1)
     max_history: int = Field(default=50, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    loss: Literal["bce", "softmax"] = "bce"
-    """`bce`: one sampled negative a position, as published. `softmax`: cross-entropy over the catalog."""
+    loss: Literal["bce", "softmax"] = "softmax"
+    """`bce`: sampled negatives, one as published. `softmax`: cross-entropy over the catalog, better by far where the
+    scores of a batch, positions by items, fit in memory."""
     num_negatives: int = Field(default=1, ge=1)
     """Negatives a position under `bce`."""
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled, as in AdamW."""
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    """Windows of histories a step. Small ones learn in fewer epochs, at the same cost an epoch."""
     max_epochs: int = Field(default=200, ge=1)
     patience: int = Field(default=5, ge=1)
     """Stop after this many validations without a better NDCG@10."""
-    validate_every: int = Field(default=5, ge=1)
+    validate_every: int = Field(default=2, ge=1)
     """Epochs between validations."""
     min_events: int = Field(default=1, ge=1)
     """An item with fewer training events is too young for CF: it has no CF feature and SASRec never returns it."""
@@ -140,6 +142,8 @@ class TrainConfig(_Section):
     max_grad_norm: float = Field(default=1.0, gt=0)
     validate_every: int = Field(default=200, ge=1)
     """Steps between validations; the best checkpoint by full-ranking NDCG@10 is kept."""
+    save_every: int = Field(default=50, ge=1)
+    """Steps between two saves of the state that an interrupted run resumes from."""
     max_validation_users: int = Field(default=1000, ge=1)
     """Users scored at a validation inside training (a fixed sample)."""
     head_epochs: int = Field(default=0, ge=0)

@@ -30,9 +30,6 @@ from offline.losses import RERI
 from offline.risa import RisaTails, risa_loss
 from offline.windows import Window, WindowSampler, cut_window
 
-SAVE_EVERY = 25
-"""Steps between two saves of the resumable state."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -134,7 +131,7 @@ def train_steps(
         if progress.step % train.validate_every == 0 and one_pass.reri_weight:
             one_pass.heads.eval()
             progress.note_validation(validate())
-        if accelerator.is_main_process and (progress.step % SAVE_EVERY == 0 or progress.step == train.steps):
+        if accelerator.is_main_process and (progress.step % train.save_every == 0 or progress.step == train.steps):
             progress.save()
     progress.restore_best()
     one_pass.heads.eval()
