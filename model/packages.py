@@ -85,7 +85,7 @@ def resolve_source(source: str, models: Path) -> str:
             known = ", ".join(PREFIX + name for name in sorted(_RESOLVERS))
             raise InvalidInputError(f"no packaged model {source!r}: there are {known}", "source")
         return str(_RESOLVERS[name](models))
-    if Path(source).is_dir() or _HUB_ID.fullmatch(source):
+    if (source and Path(source).is_dir()) or _HUB_ID.fullmatch(source):
         return source
     raise InvalidInputError(f"{source!r} is neither an existing folder nor a hub id such as owner/model", "source")
 
