@@ -118,8 +118,9 @@ def _epochs(model: SASRec, dataset: Dataset, generator: torch.Generator) -> Call
     config, device = model.config, model.items.weight.device
     windows = training_windows(dataset, model)
     negatives = Negatives(dataset, model) if config.loss == "bce" else None
+    betas = (0.9, 0.98)  # as published
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay, fused=True
     )
 
     def run_epoch() -> float:

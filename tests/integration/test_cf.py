@@ -21,7 +21,7 @@ from offline.sasrec import SASRec, load_sasrec
 
 NUM_NEW = 2
 LEARNER = CFConfig(width=16, max_history=8, loss="softmax", learning_rate=1e-2, max_epochs=30)
-TINY = ["dataset=tiny", "cf.width=16", "cf.max_epochs=10"]
+TINY = ["dataset=tiny", "cf.width=16", "cf.max_epochs=10", "cf.validate_every=5"]
 
 
 @pytest.fixture(scope="module")
