@@ -175,16 +175,24 @@ def parent_of(catalogs: Path, version: str) -> str | None:
     return parent
 
 
-def store_picture(source: Path, sha256: str, extension: str, images: Path) -> str:
-    """Put a picture among the content-addressed ones; returns its name below `images`. Safe to repeat and to kill."""
-    name = f"{sha256[:2]}/{sha256}.{extension}"
+def store_picture(source: Path, name: str, images: Path, *, link: bool) -> None:
+    """Put a picture below `images` under its content-addressed `name`. Safe to repeat and to kill.
+
+    `link`: a hard link where the file system allows it, for sources that never change; else a copy.
+    """
     final = images / name
-    if not final.exists():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            os.link(source, temporary)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(source, temporary)
-        temporary.replace(final)
-    return name
+    if final.exists():
+        return
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    if not (link and _linked(source, temporary)):
+        shutil.copyfile(source, temporary)
+    temporary.replace(final)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
