@@ -77,10 +77,12 @@ class Reachability:
     """Which hosts are not worth another attempt, so that a machine without a network is done in seconds."""
 
     failures_in_a_row: Counter[str] = field(default_factory=Counter)
+    last_failure: dict[str, str] = field(default_factory=dict)
     any_success: bool = False
 
-    def failed(self, host: str) -> None:
+    def failed(self, host: str, detail: str) -> None:
         self.failures_in_a_row[host] += 1
+        self.last_failure[host] = detail
 
     def answered(self, host: str) -> None:
         self.failures_in_a_row[host] = 0
@@ -93,7 +95,7 @@ class Reachability:
     def check(self, host: str) -> None:
         """Raises FetchError for a host that was given up, or for any while the network is down."""
         if self.failures_in_a_row[host] >= MAX_HOST_FAILURES:
-            raise FetchError("host unreachable", f"gave up on {host}")
+            raise FetchError("host unreachable", f"gave up on {self.last_failure[host]}")
         if not self.any_success and len(self.given_up) >= MAX_DEAD_HOSTS:
             raise FetchError("host unreachable", f"gave up on the network: {len(self.given_up)} hosts do not answer")
 
@@ -244,11 +246,13 @@ class Downloader:
                 await response.aclose()
         except FetchError as failure:
             if failure.unreachable:
-                self.reachability.failed(host)
+                self.reachability.failed(host, failure.detail)
             raise
+        except (httpx.InvalidURL, ValueError) as error:  # httpx reads `Location` even when told not to follow it
+            raise FetchError("unusable URL", f"{target} or what it redirects to: {error}") from None
         except httpx.TimeoutException as error:
             raise FetchError("timeout", type(error).__name__, retry=True) from None
-        except (httpx.TransportError, httpx.StreamError) as error:
+        except (httpx.HTTPError, httpx.StreamError) as error:
             raise FetchError("connection broken", str(error), retry=True) from None
 
     async def _send(self, target: httpx.URL, host: str) -> httpx.Response:

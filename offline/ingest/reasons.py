@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-MAX_EXAMPLES = 5
+MAX_EXAMPLES = 1_000
+"""Kept of one reason, for the JSON report."""
 
 
 class Reasons:

@@ -10,6 +10,7 @@ from offline.ingest.reasons import Reasons
 from offline.ingest.records import UNTITLED
 from offline.ingest.sources import RowFile
 
+_SHOWN = 5  # examples of one reason in the Markdown; the JSON has more
 RULES = (
     "Times: numbers from 100,000,000,000 on are milliseconds, smaller ones seconds; text is ISO 8601, UTC if unsaid.",
     "An event is a (user, item) pair; of repeated ones the earliest counts.",
@@ -106,8 +107,9 @@ class Report:
 def _remarks(reasons: Reasons, heading: str) -> str:
     lines = [f"### {heading}"]
     for entry in reasons.as_json():
-        examples = "\n".join(f"  - `{example.replace('`', chr(39))}`" for example in entry["examples"])
-        lines.append(f"- {entry['reason']}: {entry['count']:,}, such as\n{examples}")
+        examples = "\n".join(f"  - `{example.replace('`', chr(39))}`" for example in entry["examples"][:_SHOWN])
+        more = ", such as" if entry["count"] > _SHOWN else ""
+        lines.append(f"- {entry['reason']}: {entry['count']:,}{more}\n{examples}")
     return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 

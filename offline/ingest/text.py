@@ -13,6 +13,7 @@ MAX_TITLE_CHARACTERS = 2_000
 
 _MAX_PASSES = 8  # markup escaped inside markup (`&amp;lt;br&amp;gt;`) needs one pass a level
 _NOT_CONTENT = re.compile(r"<!--(?:.*?-->|.*\Z)|<[!?][^>]*(?:>|\Z)", re.DOTALL)
+_NOT_A_TAG = re.compile(r"<(?!/?[a-zA-Z][^<>]*>)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufeff\u200b]+")
 _INLINE = frozenset("a abbr b big cite code em font i mark s small span strong sub sup tt u wbr".split())  # noqa: SIM905
 _CODE = re.compile(
@@ -58,9 +59,9 @@ def clean_label(raw: str) -> str | None:
 
 def _strip_once(text: str) -> str:
     if "<" in text or "&" in text:
-        # html.parser raises on unknown declarations, so they go first.
+        # html.parser raises on unknown declarations, and takes quadratic time on tags that never close.
         parser = _TextOnly()
-        parser.feed(_NOT_CONTENT.sub(" ", text))
+        parser.feed(_NOT_A_TAG.sub("&lt;", _NOT_CONTENT.sub(" ", text)))
         parser.close()
         text = "".join(parser.parts).encode("utf-8", "replace").decode()  # `&#xD800;` is no character
     return " ".join(_CONTROL.sub(" ", text).split())
