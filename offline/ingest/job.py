@@ -159,7 +159,7 @@ def _filtered_events(arguments: Arguments, raw_format: RawFormat, report: Report
     report.step("read", events, f"{file.bad.total:,} bad rows left out" if file.bad.total else "")
     if not arguments.keep_unknown_items:
         rows = RowFile(arguments.items, raw_format.item_columns, f"{raw_format.name} items")
-        events = events.of_items({item.item_id for item in rows.parsed(raw_format.item)})
+        events = events.of_items(set(rows.parsed(raw_format.item_id)))
         report.step("only items of the items file", events)
     events = event_arrays.first_of_each_pair(events)
     report.step("one event a (user, item)", events, "the earliest")
@@ -179,15 +179,19 @@ def _filtered_events(arguments: Arguments, raw_format: RawFormat, report: Report
 
 def _items(arguments: Arguments, raw_format: RawFormat, kept_ids: set[str], report: Report) -> list[RawItem]:
     """One item for every id, ordered by id. Only these are held in memory, however long the file."""
+
+    def cleaned_if_kept(values: dict[str, Any]) -> RawItem | None:
+        return raw_format.item(values) if raw_format.item_id(values) in kept_ids else None
+
     found: dict[str, RawItem] = {}
     file = RowFile(arguments.items, raw_format.item_columns, f"{raw_format.name} items")
     repeated = 0
-    for item in file.parsed(raw_format.item):
+    for item in filter(None, file.parsed(cleaned_if_kept)):
         if item.item_id in found:
             repeated += 1
             report.item_remarks.add("id comes twice", item.item_id)
             found[item.item_id] = found[item.item_id].completed_by(item)
-        elif item.item_id in kept_ids:
+        else:
             found[item.item_id] = item
     report.files.append(file)
     items = [found.get(item_id) or RawItem(item_id) for item_id in sorted(kept_ids)]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from offline.ingest.fields import parse_id
+
 UNTITLED = "Untitled item"
 """Stands for a title that is missing or unusable: the item was really bought, so its events count."""
 MAX_PICTURES = 3
@@ -53,10 +55,15 @@ class RawFormat:
     name: str
     event_columns: tuple[str, ...]
     item_columns: tuple[str, ...]
+    """The first one is the item's id."""
     event: Callable[[dict[str, Any]], RawEvent]
     item: Callable[[dict[str, Any]], RawItem]
     local_pictures: bool
     """Whether a picture may be a path beside the items file."""
+
+    def item_id(self, values: dict[str, Any]) -> str:
+        """The id alone, without the work of cleaning the item. Raises BadRow."""
+        return parse_id(values, self.item_columns[0])
 
 
 def as_texts(value: object) -> list[str]:
