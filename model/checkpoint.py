@@ -57,7 +57,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         config = parse_config(json.loads((folder / "config.json").read_text()), Config)
         heads = Heads(config.heads, manifest["state_width"], manifest["widths"], embedding_rms=1.0)
-        canaries = json.loads((folder / "canaries.json").read_text())
+        canaries = read_canaries(folder)
     except (KeyError, ValueError, InvalidInputError) as error:
         raise ArtifactError(f"{folder} does not fit this program version: {error}; train again") from error
     load_weights(heads, folder / "heads.safetensors")
@@ -70,10 +70,15 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         num_events=dict(zip(table["item_id"], table["num_events"], strict=True)),
         cf_rows={i: row for row, (i, has) in enumerate(zip(table["item_id"], table["has_cf"], strict=True)) if has},
         cf_vectors=np.load(folder / "cf.npy", mmap_mode="r", allow_pickle=False),
-        canaries=tuple(tuple(history) for history in canaries),
+        canaries=canaries,
         encoders=manifest["encoders"],
         dataset_folder=config.dataset,
     )
+
+
+def read_canaries(folder: Path) -> tuple[tuple[str, ...], ...]:
+    """A few training histories of a checkpoint, as item ids, oldest first."""
+    return tuple(tuple(history) for history in json.loads((folder / "canaries.json").read_text()))
 
 
 def load_weights(module: nn.Module, path: Path) -> dict[str, Any]:

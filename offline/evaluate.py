@@ -10,6 +10,7 @@ signal alone, the control without a language model, SASRec and popularity. Ties 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -240,6 +241,20 @@ def format_table(title: str, rows: list[dict[str, Any]]) -> str:
             if (row["protocol"], row["group"]) == (protocol, group):
                 numbers = "".join(f"{row[name]:8.4f}" for name in ("hit@5", "hit@10", "ndcg@5", "ndcg@10"))
                 lines.append(f"{row['system']:30}{numbers}")
+    return "\n".join(lines) + "\n"
+
+
+def short_table(folder: Path) -> str:
+    """What a newcomer wants to see of an evaluation: full ranking, whole systems, by group."""
+    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    chosen = [row for row in rows if row["protocol"] == "full" and " alone" not in row["system"]]
+    groups = {row["group"]: row["users"] for row in chosen}
+    lines = ["Full ranking of the whole catalog, test events:", "", " " * 30 + "".join(f"{g:>28}" for g in groups)]
+    lines.append(" " * 30 + "".join(f"{f'({n} users)':>28}" for n in groups.values()))
+    lines.append(" " * 30 + f"{'Hit@10':>19}{'NDCG@10':>9}" * len(groups))
+    for system in dict.fromkeys(row["system"] for row in chosen):
+        cells = {row["group"]: row for row in chosen if row["system"] == system}
+        lines.append(f"{system:30}" + "".join(f"{cells[g]['hit@10']:19.4f}{cells[g]['ndcg@10']:9.4f}" for g in groups))
     return "\n".join(lines) + "\n"
 
 

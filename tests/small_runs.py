@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import tiny_dataset
+from tiny_data import tiny_dataset
 from tiny_models import tiny_language_model
 
 from model.config import SIGNALS, Config, HeadsConfig, LanguageModelConfig, PromptConfig, TextConfig, VisionConfig

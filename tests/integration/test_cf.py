@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import tiny_dataset
+from tiny_data import tiny_dataset
 
 from model.artifacts import read_manifest
 from model.config import CFConfig, Config, load_config

@@ -222,16 +222,27 @@ def test_the_same_seed_trains_the_same_weights(tmp_path):
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
-@pytest.mark.parametrize(
-    ("weights", "names"),
-    [({"reri_weight": 0.0}, ["risa"]), ({"risa_weight": 0.0}, ["reri_image", "reri_cf", "reri_text"])],
-)
-def test_training_lowers_each_loss(tmp_path, weights, names):
-    small = SmallRun(tmp_path, steps=60, batch_size=16, learning_rate=1e-2, validate_every=100, **weights)
+def test_training_lowers_the_retrieval_losses(tmp_path):
+    small = SmallRun(tmp_path, steps=60, batch_size=16, learning_rate=1e-2, validate_every=100, risa_weight=0.0)
     records = train_steps(small.one_pass, small.dataset, small.config, tmp_path, validate=lambda: 0.0)
-    for name in names:
+    for name in ("reri_image", "reri_cf", "reri_text"):
         first, last = (np.mean([r[name] for r in part]) for part in (records[:10], records[-10:]))
-        assert last < 0.99 * first
+        assert last < 0.98 * first
+
+
+def test_the_adaptor_can_learn_the_answers_of_one_batch(tmp_path):
+    """Through a random decoder little can be learned, so one batch is repeated."""
+    small = SmallRun(tmp_path, reri_weight=0.0)
+    batch = small.one_pass.batch(windows_of(small), np.random.default_rng(0))
+    optimizer = torch.optim.AdamW(small.heads.adaptor.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        loss = small.one_pass(batch)["risa"]
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 1e-3
 
 
 def test_no_window_shows_a_validation_or_test_event(small):

@@ -1,4 +1,4 @@
-"""A small real dataset with something to learn: `from datasets import tiny_dataset`.
+"""A small real dataset with something to learn: `from tiny_data import tiny_dataset`.
 
 Items come in clusters (category, brand and the colour of the picture tell which). A person likes one cluster and walks
 through it in row order, with an occasional step aside, so the next item follows from the last one and not from
