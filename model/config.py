@@ -106,6 +106,8 @@ class HeadsConfig(_Section):
     """P: width of one signal's part of user and item vectors."""
     adaptor_width: int = Field(default=512, ge=4)
     """Hidden width of the adaptor."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """In the projectors while they learn; small datasets need it."""
     state_norm: Literal["none", "layernorm", "standardize"] = "none"
     """Applied to h([REC]) before the projectors. `standardize` subtracts the mean state and divides by its spread, both
     measured on training histories: states of different people are nearly parallel, and this removes what they share."""

@@ -35,13 +35,15 @@ class ItemFeatures:
 
 
 class Projector(nn.Sequential):
-    """Linear, LayerNorm, ReLU, Linear: one side of one signal (paper, Eq. 4 and 6)."""
+    """Linear, LayerNorm, ReLU, Linear: one side of one signal (paper, Eq. 4 and 6), with dropout before each Linear."""
 
-    def __init__(self, in_width: int, shared_width: int) -> None:
+    def __init__(self, in_width: int, shared_width: int, dropout: float) -> None:
         super().__init__(
+            nn.Dropout(dropout),
             nn.Linear(in_width, 2 * shared_width),
             nn.LayerNorm(2 * shared_width),
             nn.ReLU(),
+            nn.Dropout(dropout),
             nn.Linear(2 * shared_width, shared_width),
         )
 
@@ -94,10 +96,10 @@ class Projectors(nn.Module):
 
     def __init__(self, config: HeadsConfig, state_width: int, widths: Mapping[Signal, int]) -> None:
         super().__init__()
-        P = config.shared_width
+        P, dropout = config.shared_width, config.dropout
         self.config = config
-        self.user_projectors = nn.ModuleDict({signal: Projector(state_width, P) for signal in SIGNALS})
-        self.item_projectors = nn.ModuleDict({signal: Projector(widths[signal], P) for signal in SIGNALS})
+        self.user_projectors = nn.ModuleDict({signal: Projector(state_width, P, dropout) for signal in SIGNALS})
+        self.item_projectors = nn.ModuleDict({signal: Projector(widths[signal], P, dropout) for signal in SIGNALS})
         self.stand_ins = nn.ParameterDict({signal: nn.Parameter(torch.zeros(widths[signal])) for signal in SIGNALS})
         self.feature_norms = nn.ModuleDict({signal: Normaliser(widths[signal]) for signal in SIGNALS})
         self.state_norm = _state_norm(config, state_width)

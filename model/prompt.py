@@ -26,7 +26,7 @@ TRUNK = -1
 """Branch number of the prefix and the segments."""
 
 PREFIX = "A shopper chose these items, from the oldest to the newest.\n"
-INSTRUCTION = "In view of all these, the next choice:"
+INSTRUCTION = "The next choice:"
 LABELS = {"title": "Title:", "brand": "Brand:", "category": "Category:", "description": "About:"}
 PLACEHOLDERS = {"image": ("Picture:", VISUAL), "cf": ("Shoppers:", CF)}
 

@@ -51,7 +51,7 @@ def run(config: Config, store: Store, *, demo: bool = False) -> str:
 
 def make_demo(config: Config, store: Store) -> None:
     """The synthetic shop, and its dataset."""
-    from offline.demo.job import make_demo_data
+    from offline.demo.write import make_demo_data
     from offline.ingest.job import Arguments
     from offline.ingest.job import run as ingest
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from model.config import Config
 from model.encoder import UserEncoder
+from model.heads import Normaliser
 from model.prompt import Prompt, Tail
 from offline.dataset import Dataset
 from offline.fit import CachedStates, Examples
-from offline.windows import Window, cut_window, state_windows
+from offline.windows import Window, WindowSampler, cut_window, state_windows
 
 CHUNK_WINDOWS = 256
 """Windows encoded between two writes: what an interruption can cost."""
+MEASURED_WINDOWS = 64
 
 
 def many_tails(encoder: UserEncoder, history: np.ndarray) -> Prompt:
@@ -43,6 +46,16 @@ def cached_examples(
         Examples(CachedStates(states[chosen]), users[chosen], targets[chosen]) for chosen in (~held_out, validating)
     )
     return train, validation
+
+
+def measure_states(encoder: UserEncoder, dataset: Dataset, config: Config) -> None:
+    """Fix mean and spread of h([REC]) before the first step, on windows of MEASURED_WINDOWS users."""
+    norm = encoder.heads.state_norm
+    if isinstance(norm, Normaliser):
+        sampler = WindowSampler(dataset, config.prompt.max_history, config.seed)
+        windows = sampler.draw(MEASURED_WINDOWS, np.random.default_rng([config.seed, 5]))
+        prompts = [many_tails(encoder, cut_window(window, encoder).history) for window in windows]
+        norm.measure(torch.from_numpy(encoder.encode_states(prompts)).to(encoder.heads.device))
 
 
 def _held_out(window: Window) -> np.ndarray:

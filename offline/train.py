@@ -36,7 +36,7 @@ from offline.jobs import configured, job_parser, run_job
 from offline.losses import RERI
 from offline.onepass import OnePass, train_steps
 from offline.plots import plot_training
-from offline.states import cached_examples
+from offline.states import cached_examples, measure_states
 
 VERSION = 1
 """Raise when the same inputs would give another checkpoint."""
@@ -121,6 +121,8 @@ def fit(run: Run, work: Path) -> dict[str, Any]:
     config = run.config
     reri = RERI(run.dataset, run.features, config.heads, config.train)
     validation_users = sample_users(len(run.dataset.users), config.train.max_validation_users, config.seed)
+    if config.train.steps:
+        measure_states(run.encoder, run.dataset, config)
     step_records = train_steps(
         OnePass(run.encoder, run.dataset, reri, config),
         run.dataset,
