@@ -4,6 +4,6 @@ Nothing in it is real. What shoppers like about a picture (palette and pattern) 
 that only an image can tell it; category, brand, popularity, novelty and order matter too. `parameters.py` holds every
 number of the simulation, `write.py` is the job, and the rest are its parts:
 
-    traits, wording -> catalog -> shapes, canvas, patterns -> render
-                              \\-> shoppers                 -> dirt -> write
+    traits, wording -> catalog -> render (with canvas, patterns, shapes) -> write
+                              \\-> shoppers -> dirt -------------------------^
 """

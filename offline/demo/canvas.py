@@ -125,7 +125,7 @@ def _light(mask: Mask, volume: Volume) -> np.ndarray:
 def _unit(pixels: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """-1 at the first, 1 at the last of the pixels inside a part."""
     middle, half = (inside[0] + inside[-1]) / 2, max((inside[-1] - inside[0]) / 2, 1)
-    return np.clip((pixels - middle) / half, -1, 1)
+    return np.asarray(np.clip((pixels - middle) / half, -1, 1))
 
 
 def _mask(paint: Callable[[ImageDraw.ImageDraw], None]) -> Mask:

@@ -74,8 +74,7 @@ def _launches(rng: np.random.Generator, parameters: DemoParameters) -> tuple[np.
     num = parameters.num_items
     order = rng.permutation(num)
     num_young = round(parameters.young_share * num)
-    num_established = round(parameters.established_share * num)
-    young, established = order[:num_young], order[num_young : num_young + num_established]
+    young, established = order[:num_young], order[num_young : num_young + parameters.num_established]
     launch_day = rng.uniform(0, parameters.num_days - parameters.launches_end_days, num)
     launch_day[established] = 0
     shortest, longest = parameters.young_days

@@ -17,7 +17,7 @@ class DemoParameters:
     start_s: int = 1_672_531_200
     """First second of the period (2023-01-01 UTC)."""
     num_days: int = 730
-    """The period; the shop's log is exported at its end."""
+    """The period in which people buy; the log is exported days later, when late duplicates have arrived."""
 
     min_events: int = 5
     mean_further_events: float = 3.1
@@ -67,12 +67,20 @@ class DemoParameters:
     unknown_item_share: float = 0.005
 
     def __post_init__(self) -> None:
-        if self.num_items < 1:
-            raise InvalidInputError(f"num_items is {self.num_items}: at least 1 item is needed", "num_items")
-        if self.num_items <= self.max_events:
+        if not 2 <= self.min_events <= self.max_events:
             raise InvalidInputError(
-                f"num_items is {self.num_items}: shoppers buy up to {self.max_events} different items, make more",
+                f"min_events is {self.min_events}: it must be from 2 to max_events, {self.max_events}", "min_events"
+            )
+        if self.num_established < self.max_events:
+            raise InvalidInputError(
+                f"num_items is {self.num_items}, of which {self.num_established} are on sale from the first day: a "
+                f"shopper may buy {self.max_events} different ones, make more",
                 "num_items",
             )
         if self.num_shoppers < 1:
             raise InvalidInputError(f"num_shoppers is {self.num_shoppers}: at least 1 is needed", "num_shoppers")
+
+    @property
+    def num_established(self) -> int:
+        """Items on sale from the first day, so that whoever comes finds one that they have not bought."""
+        return round(self.established_share * self.num_items)

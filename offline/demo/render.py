@@ -44,7 +44,7 @@ def _backdrop(colours: tuple[RGB, RGB, RGB], shape: str, rng: np.random.Generato
     """float32[SIZE, SIZE, 3]: a wall, often with a tinted disc or arch, lit from the upper left."""
     wall = WALLS[int(rng.integers(len(WALLS)))]
     tint = _mix(colours[int(rng.integers(3))], (250, 249, 247), 0.72)
-    scene = np.broadcast_to(np.array(wall, np.float32), (SIZE, SIZE, 3))
+    scene: np.ndarray = np.broadcast_to(np.array(wall, np.float32), (SIZE, SIZE, 3))
     kind = int(rng.integers(4))
     if kind == 0:
         scene = np.broadcast_to(np.array(_mix(tint, wall, 0.35), np.float32), (SIZE, SIZE, 3))

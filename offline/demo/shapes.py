@@ -191,8 +191,8 @@ def _tote(canvas: Canvas, trim: Trim, rng: np.random.Generator) -> None:
 def _sneaker(canvas: Canvas, trim: Trim, rng: np.random.Generator) -> None:
     ankle = rng.uniform(0.3, 0.42)
     upper: list[Point] = [
-        (0.13, 0.68), (0.12, 0.52), (0.15, ankle), (0.24, ankle + 0.05), (0.34, ankle), (0.42, ankle + 0.08), (0.58, 0.52),
-        (0.76, 0.57), (0.89, 0.65), (0.9, 0.72), (0.5, 0.73),
+        (0.13, 0.68), (0.12, 0.52), (0.15, ankle), (0.24, ankle + 0.05), (0.34, ankle), (0.42, ankle + 0.08),
+        (0.58, 0.52), (0.76, 0.57), (0.89, 0.65), (0.9, 0.72), (0.5, 0.73),
     ]  # fmt: skip
     canvas.dress(blob(upper), "soft")
     canvas.part(blob([(0.75, 0.7), (0.78, 0.6), (0.88, 0.64), (0.905, 0.71)]), trim.pale, "soft")

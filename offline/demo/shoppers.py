@@ -66,8 +66,8 @@ class Shop:
         """float64[N]: the part of the utility that only a picture tells."""
         p = self._parameters
         palette = p.palette_weight * shopper.palette_S(progress)[self._palette]
-        pattern: np.ndarray = p.pattern_weight * shopper.pattern_T[self._pattern]
-        return palette + pattern
+        pattern = p.pattern_weight * shopper.pattern_T[self._pattern]
+        return np.asarray(palette + pattern)
 
     def stated(self, shopper: Shopper, last: int | None) -> np.ndarray:
         """float64[N]: the part told by category, brand, popularity and the item bought last."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BRANDS = (
-    "Halden", "Norvik", "Casa Lume", "Tarn & Wick", "Oberlin", "Maruya", "Pell", "Solvane", "Birkhus", "Ettore", "Quill",
-    "Wendover",
+    "Halden", "Norvik", "Casa Lume", "Tarn & Wick", "Oberlin", "Maruya", "Pell", "Solvane", "Birkhus", "Ettore",
+    "Quill", "Wendover",
 )  # fmt: skip
 
 
@@ -32,7 +32,8 @@ class Category:
 CATEGORIES = (
     Category(
         "Mugs", "mug", ("Mug", "Coffee Mug"), ("Ceramic", "Stoneware", "Porcelain"),
-        ("Made for the first coffee of the day.", "The handle leaves room for three fingers.", "Stacks with its siblings on a narrow shelf."),
+        ("Made for the first coffee of the day.", "The handle leaves room for three fingers.",
+         "Stacks with its siblings on a narrow shelf."),
         ("Safe in dishwasher and microwave.", "Wash by hand to keep the glaze smooth."),
         ("Holds 300 ml.", "Holds 350 ml.", "Holds 420 ml."), ("teapot", "bottle"),
     ),
@@ -44,7 +45,8 @@ CATEGORIES = (
     ),
     Category(
         "Vases", "vase", ("Vase", "Flower Vase"), ("Glass", "Ceramic", "Stoneware"),
-        ("Stands firmly on a small foot.", "For dried branches or a single stem.", "At home on a sideboard or a windowsill."),
+        ("Stands firmly on a small foot.", "For dried branches or a single stem.",
+         "At home on a sideboard or a windowsill."),
         ("Wipe with a damp cloth.", "Rinse after each bouquet."),
         ("Height 22 cm.", "Height 28 cm.", "Height 34 cm."), ("lamp", "cushion"),
     ),

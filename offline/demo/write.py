@@ -9,13 +9,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from model.artifacts import building, is_up_to_date, write_manifest
+from model.artifacts import MANIFEST, building, is_up_to_date, read_manifest, write_manifest
+from model.errors import ArtifactError, InvalidInputError
 from offline.demo.catalog import make_catalog
 from offline.demo.dirt import broken_picture, event_rows, item_rows
 from offline.demo.parameters import DemoParameters
 from offline.demo.render import render
 from offline.demo.shoppers import Shop, make_shoppers, simulate
 
+KIND = "synthetic demo data"
 VERSION = 1
 """Raise when the same parameters and seed would give other files."""
 NOTE = """SYNTHETIC DATA. No product, brand, shop or person in these files exists.
@@ -26,12 +28,16 @@ names, beside categories and brands. The missing and damaged entries are there o
 
 
 def make_demo_data(out: Path, seed: int = 0, parameters: DemoParameters | None = None) -> Path:
-    """Write items.jsonl, interactions.csv, images/ and README.txt to `out`; same seed, same bytes. Returns `out`."""
+    """Write items.jsonl, interactions.csv, images/, README.txt and a manifest to `out`; same seed, same bytes.
+
+    Returns `out`. Raises InvalidInputError rather than replace a folder that this job did not make.
+    """
     parameters = parameters or DemoParameters()
     inputs = {"seed": seed, "parameters": asdict(parameters), "version": VERSION}
     if is_up_to_date(out, inputs):
         print(f"demo data: {out} is up to date")
         return out
+    _check_replaceable(out)
     products = make_catalog(parameters, seed)
     events = simulate(Shop(products, parameters), make_shoppers(parameters, seed), parameters, seed)
     with building(out) as folder:
@@ -51,5 +57,16 @@ def make_demo_data(out: Path, seed: int = 0, parameters: DemoParameters | None =
                 picture = render(product, seed)
                 (folder / name).write_bytes(picture[: len(picture) // 3] if name == broken else picture)
         counts = {"items": len(products), "shoppers": parameters.num_shoppers, "events": len(events)}
-        write_manifest(folder, {"kind": "synthetic demo data", "inputs": inputs, "counts": counts})
+        write_manifest(folder, {"kind": KIND, "inputs": inputs, "counts": counts})
     return out
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        made_here = out.is_dir() and read_manifest(out, verify=False).get("kind") == KIND
+    except ArtifactError:
+        made_here = False
+    if not made_here:
+        raise InvalidInputError(f"--out {out} exists and is not {KIND} ({MANIFEST} says no such thing)", "out")
