@@ -45,8 +45,12 @@ class VisionConfig(_Section):
     source: str
     """Hub id or folder of any SigLIP, SigLIP2 or CLIP, or `package:efficientnet-lite0`."""
     revision: str | None = None
+    """Hub revision; pin it in production."""
     dtype: Dtype = "auto"
+    """`auto`: bfloat16 on CUDA, float32 elsewhere. Part of the encoder's fingerprint: fix it where training and
+    reindexing run on different machines."""
     batch_size: int = Field(default=32, ge=1)
+    """Pictures encoded together. Changes speed and memory only."""
 
 
 class TextConfig(_Section):
@@ -55,29 +59,40 @@ class TextConfig(_Section):
     source: str
     """Hub id or folder of any sentence-transformers model, or `package:all-minilm-l6-v2`."""
     revision: str | None = None
+    """Hub revision; pin it in production."""
     dtype: Dtype = "auto"
+    """`auto`: bfloat16 on CUDA, float32 elsewhere. Part of the encoder's fingerprint: fix it where training and
+    reindexing run on different machines."""
     batch_size: int = Field(default=32, ge=1)
+    """Texts encoded together. Changes speed and memory only."""
 
 
 class CFConfig(_Section):
     """SASRec (Kang & McAuley 2018), whose item embeddings are the CF feature."""
 
     width: int = Field(default=50, ge=2)
+    """Width of an item embedding, which is the CF feature."""
     num_blocks: int = Field(default=2, ge=1)
+    """Attention blocks."""
     num_heads: int = Field(default=1, ge=1)
+    """Attention heads a block; must divide `width`."""
     max_history: int = Field(default=50, ge=1)
+    """Newest events that SASRec reads."""
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    """In embeddings and blocks while it learns."""
     loss: Literal["bce", "softmax"] = "softmax"
     """`bce`: sampled negatives, one as published. `softmax`: cross-entropy over the catalog, better by far where the
     scores of a batch, positions by items, fit in memory."""
     num_negatives: int = Field(default=1, ge=1)
     """Negatives a position under `bce`."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled, as in AdamW."""
     batch_size: int = Field(default=32, ge=1)
     """Windows of histories a step. Small ones learn in fewer epochs, at the same cost an epoch."""
     max_epochs: int = Field(default=200, ge=1)
+    """Most passes over the training events; early stopping usually ends sooner."""
     patience: int = Field(default=5, ge=1)
     """Stop after this many validations without a better NDCG@10."""
     validate_every: int = Field(default=2, ge=1)
@@ -96,7 +111,9 @@ class PromptConfig(_Section):
     max_tokens: int = Field(default=1024, ge=32)
     """Longest prompt; above it the oldest items are dropped whole, the instruction never."""
     max_title_tokens: int = Field(default=16, ge=1)
+    """Longest title; the rest is cut."""
     max_description_tokens: int = Field(default=160, ge=1)
+    """Longest description, where `fields` shows them; the rest is cut."""
 
 
 class HeadsConfig(_Section):
@@ -132,16 +149,23 @@ class TrainConfig(_Section):
     max_answer_tokens: int = Field(default=64, ge=1)
     """RISA answers are cut here."""
     risa_weight: float = Field(default=1.0, ge=0)
+    """Factor of the RISA loss (paper: 1)."""
     reri_weight: float = Field(default=1.0, ge=0)
+    """Factor of the RERI loss (paper: 1)."""
     two_stage: bool = False
     """Paper, Table 7: first the adaptor by RISA alone, then the projectors on cached h([REC])."""
     steps: int = Field(default=2000, ge=0)
     """Optimiser steps through the language model."""
     batch_size: int = Field(default=32, ge=1)
+    """Windows a step through the language model."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Highest rate, reached after the warm-up."""
     warmup_steps: int = Field(default=50, ge=0)
+    """Steps over which the learning rate rises from zero."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Of AdamW, through the language model."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
     validate_every: int = Field(default=200, ge=1)
     """Steps between validations; the best checkpoint by full-ranking NDCG@10 is kept."""
     save_every: int = Field(default=50, ge=1)
@@ -151,8 +175,11 @@ class TrainConfig(_Section):
     head_epochs: int = Field(default=0, ge=0)
     """Epochs of projector training on cached h([REC]) after the last step (always on under `two_stage`)."""
     head_batch_size: int = Field(default=256, ge=1)
+    """Windows a step of projector training."""
     head_learning_rate: float = Field(default=1e-3, gt=0)
+    """Of AdamW, in projector training."""
     head_weight_decay: float = Field(default=0.01, ge=0)
+    """Of AdamW, in projector training."""
     head_patience: int = Field(default=5, ge=1)
     """Epochs without a better validation NDCG@10 before the projectors stop."""
     max_state_windows: int = Field(default=20_000, ge=1)
@@ -166,6 +193,8 @@ class TrainConfig(_Section):
 
 
 class EvaluateConfig(_Section):
+    """How a checkpoint is measured."""
+
     num_candidates: int = Field(default=100, ge=1)
     """Random unseen items beside the target in the sampled protocol."""
 
@@ -174,9 +203,11 @@ class Config(_Section):
     """Everything a run depends on."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    """Features and checkpoints are named after it: lower-case letters, digits, dots, dashes, underscores."""
     dataset: str
     """Folder name under the store's `datasets/`."""
     seed: int = 0
+    """Of everything random. Equal seeds on one machine give equal results."""
     language_model: LanguageModelConfig
     vision: VisionConfig
     text: TextConfig
