@@ -3,78 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fakes import SHELF, publish, publish_text
+from servers import Server, load_while, served, wait_for_version
 
-ROOT = Path(__file__).resolve().parents[2]
 ERROR_FIELDS = {"code", "message", "field", "request_id"}
-START_S = 60
-
-
-@dataclass(frozen=True)
-class Server:
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30)
-
-
-@contextmanager
-def served(store: Path, command: tuple[str, ...] = ("tests/fakes.py",), **environment: str) -> Iterator[Server]:
-    """Start the service on a free port; at the end it must stop by itself on SIGTERM."""
-    log = store / "service.log"
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "RECOMMENDER_STORE": str(store), "RECOMMENDER_PORT": "0"}
-    variables |= {"RECOMMENDER_CATALOG_POLL_S": "0.05", **environment}
-    with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=variables, stdout=output, stderr=output)
-    try:
-        yield Server(process, address_in(log, process), log)
-        process.terminate()
-        process.wait(20)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def address_in(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """The address that the server logs once it listens."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_text().splitlines():
-            if "http://" in line:
-                return "http://" + line.split("http://")[1].split(" ")[0]
-        time.sleep(0.02)
-    raise AssertionError(f"the service did not start:\n{log.read_text()}")
-
-
-def wait_for_version(client: httpx.Client, version: str) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        response = client.get("/health/ready")
-        if response.status_code == 200 and response.json()["catalog_version"] == version:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"version {version} is not served: {response.text}")
 
 
 def test_an_empty_store_is_served_once_a_catalog_is_published(tmp_path: Path) -> None:
@@ -101,34 +43,15 @@ def test_the_program_itself_starts_on_an_empty_store(tmp_path: Path) -> None:
 def test_a_swap_fails_no_request(tmp_path: Path) -> None:
     publish(tmp_path, "v0", SHELF)
     versions = [f"v{n}" for n in range(1, 6)]
+    request = {"history": ["red mug"], "k": 3, "include": ["title"]}
     with served(tmp_path, FAKE_DELAY_S="0.002") as server, server.client() as client:
         wait_for_version(client, "v0")
-        answers = asyncio.run(load_while(server.url, lambda: publish_each(tmp_path, client, versions)))
+        answers = asyncio.run(load_while(server.url, request, lambda: publish_each(tmp_path, client, versions)))
     assert {answer.status_code for answer in answers} == {200}
     seen = Counter(answer.json()["catalog_version"] for answer in answers)
     assert set(seen) >= {"v0", "v5"}
     bodies = [answer.json() for answer in answers]
     assert all(len(body["items"]) == 3 and body["items"][0]["title"] == "Bowl" for body in bodies)
-
-
-async def load_while(url: str, work: Any, num_callers: int = 8) -> list[httpx.Response]:
-    """Every answer that callers got who kept asking until `work` was done."""
-    done = asyncio.Event()
-    answers: list[httpx.Response] = []
-
-    async def keep_asking(client: httpx.AsyncClient) -> None:
-        request = {"history": ["red mug"], "k": 3, "include": ["title"]}
-        while not done.is_set():
-            answers.append(await client.post("/recommend", json=request))
-
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client, asyncio.TaskGroup() as group:
-        for _ in range(num_callers):
-            group.create_task(keep_asking(client))
-        await asyncio.sleep(0.1)
-        await asyncio.to_thread(work)
-        await asyncio.sleep(0.1)
-        done.set()
-    return answers
 
 
 def publish_each(store: Path, client: httpx.Client, versions: list[str]) -> None:
