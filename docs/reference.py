@@ -25,8 +25,8 @@ this page.
 
 A run is described by one TOML file. `--config NAME` takes a preset of `offline/configs/`: {presets}.
 `--config FILE` takes any other `.toml` file. `--set section.field=value`, as often as needed, overrides one field; the
-value is read as JSON where it is JSON, as text otherwise. A field that is unknown or out of range stops the job and is named. The checkpoint
-keeps the configuration that made it, so that reindexing and serving never ask for it again.
+value is read as JSON where it is JSON, as text otherwise. A field that is unknown or out of range stops the job and is
+named. The checkpoint keeps the configuration that made it, so that reindexing and serving never ask for it again.
 
 The service is set by environment variables alone; `deploy/service.env.example` has them all.
 """
