@@ -31,12 +31,12 @@ def main() -> int:
 
 
 def run(config: Config, store: Store, *, demo: bool = False) -> str:
-    """Run every job; returns the short table of the evaluation."""
+    """Run every job; returns the short table of the evaluation. What a job raises ends the run."""
     # Imported here, so that `--help` and a bad configuration answer at once.
     from offline.cf import make_cf
     from offline.evaluate import evaluate, short_table
     from offline.features import write_features
-    from offline.reindex import main as reindex
+    from offline.reindex import Options, Steps, reindex
     from offline.train import train
 
     if demo:
@@ -45,7 +45,7 @@ def run(config: Config, store: Store, *, demo: bool = False) -> str:
     timed("cf", lambda: make_cf(config, store))
     checkpoint = timed("train", lambda: train(config, store))
     evaluation = timed("evaluate", lambda: evaluate(config, store, checkpoint))
-    timed("reindex", lambda: reindex(["--store", str(store.root), "--checkpoint", checkpoint.name]))
+    print(timed("reindex", lambda: reindex(Options(store, checkpoint=checkpoint.name), Steps())))
     return short_table(evaluation)
 
 
