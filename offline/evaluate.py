@@ -25,6 +25,7 @@ from model.artifacts import building, is_up_to_date, read_manifest, write_json, 
 from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, load_weights
 from model.config import SIGNALS, Config
 from model.encoder import UserEncoder
+from model.errors import ArtifactError
 from model.heads import ItemFeatures, Projectors
 from model.index import Index, build_index
 from model.language_model import choose_device, load_language_model
@@ -157,10 +158,17 @@ class Vectors:
 
 
 def load_test(checkpoint: Checkpoint, store: Store) -> Test:
-    """The dataset and features that the checkpoint was trained on."""
+    """The dataset and features that the checkpoint was trained on. Raises ArtifactError when they were made anew."""
     config = checkpoint.config
     dataset = load_dataset(store.dataset(config.dataset))
-    features, _ = load_item_features(config, store, dataset.num_items)
+    features, encoders = load_item_features(config, store, dataset.num_items)
+    for signal, found in encoders.items():
+        if found != checkpoint.encoders[signal]:
+            raise ArtifactError(
+                f"{store.features(config.name, signal)} is not what checkpoint {checkpoint.id} was trained on: run "
+                f"`python -m offline.{'cf' if signal == 'cf' else 'features'}` with that checkpoint's settings (its "
+                "config.json) first, or evaluate a newer checkpoint"
+            )
     return Test(dataset, features, np.array([item_id in checkpoint.cf_rows for item_id in dataset.item_ids]))
 
 
