@@ -169,7 +169,8 @@ def test_a_batch_of_all_kinds_is_answered_as_one_by_one(tiny_world: World) -> No
     for query, in_batch in zip(queries, together, strict=True):
         (alone,) = tiny_world.recommender.rank([query])
         assert found(in_batch) == found(alone)
-        assert [item.score for item in in_batch.items] == pytest.approx([i.score for i in alone.items], abs=1e-5)
+        # Padding changes the order of float32 sums in the language model; scores here are about 5.
+        assert [item.score for item in in_batch.items] == pytest.approx([i.score for i in alone.items], abs=1e-3)
         assert replace(in_batch, items=()) == replace(alone, items=())
 
 
