@@ -36,7 +36,7 @@ PAPER, INK, FAINT, HIT = "#ffffff", "#0f172a", "#64748b", "#d6006c"
 # Pixels
 MARGIN, GAP, WIDE_GAP = 24, 10, 30
 HISTORY_SIDE, SIDE = 96, 124
-HEADER, FOOTER, LABEL, TITLE, BAR, SCORE = 60, 44, 26, 40, 14, 22
+HEADER, FOOTER, LABEL, TITLE, BAR, SCORE = 60, 44, 26, 44, 14, 22
 ROW = LABEL + SIDE + TITLE + BAR + SCORE + 22
 WIDTH = 2 * MARGIN + NUM_HISTORY * (HISTORY_SIDE + GAP) + SIDE + 2 * WIDE_GAP + NUM_ANSWERS * (SIDE + GAP) - 2 * GAP
 
@@ -144,9 +144,9 @@ def _tile(item_id: str, catalog: Catalog, images: Path) -> Tile:
 def _row(picture: Image.Image, pen: ImageDraw.ImageDraw, shopper: Shopper, top: int) -> None:
     pen.line([(MARGIN, top), (WIDTH - MARGIN, top)], "#e2e8f0", 1)
     label_y, tile_y = top + 10, top + 10 + LABEL
-    shown = f", newest {len(shopper.history)}" if len(shopper.history) < shopper.history_length else ""
+    shown = f", the newest {len(shopper.history)}" if len(shopper.history) < shopper.history_length else ""
     x = MARGIN
-    pen.text((x, label_y), f"bought {shopper.history_length} items{shown}", FAINT, _font(15))
+    pen.text((x, label_y), f"bought {shopper.history_length}{shown}, oldest first", FAINT, _font(15))
     for tile in shopper.history:
         _draw_tile(picture, pen, tile, (x, tile_y), HISTORY_SIDE)
         x += HISTORY_SIDE + GAP

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_data import tiny_dataset
 from safetensors.torch import save_file
+from tiny_data import tiny_dataset
 from tiny_models import tiny_language_model, tiny_sentence_encoder, tiny_siglip
 
 from model.artifacts import read_manifest, write_json, write_manifest

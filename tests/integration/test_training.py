@@ -189,7 +189,7 @@ def _prompts(small, histories):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    class InterruptedError(Exception): ...
+    class StoppedError(Exception): ...
 
     def trained(folder, stop_at=None):
         small = SmallRun(tmp_path, validate_every=2)
@@ -197,7 +197,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
         def validate():
             if next(calls) == stop_at:
-                raise InterruptedError
+                raise StoppedError
             return float(small.heads.rec.detach().sum())
 
         folder.mkdir(exist_ok=True)
@@ -205,7 +205,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
         return small.heads.state_dict(), records
 
     whole, whole_records = trained(tmp_path / "whole")
-    with pytest.raises(InterruptedError):
+    with pytest.raises(StoppedError):
         trained(tmp_path / "cut", stop_at=1)
     resumed, resumed_records = trained(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

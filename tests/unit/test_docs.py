@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from model.catalog import CATALOG_SCHEMA, FILES
+from model.config import Config, parse_config
 from offline.dataset import INTERACTION_SCHEMA, ITEM_SCHEMA
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,35 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 def test_every_module_that_a_page_runs_exists(page: Path) -> None:
     modules = set(re.findall(r"python -m ((?:service|model|offline|benchmarks)[\w.]*)", page.read_text()))
     assert [module for module in sorted(modules) if find_spec(module) is None] == []
+
+
+def commands(page: Path) -> list[tuple[str, list[str]]]:
+    """(module, options) of every job that a page runs."""
+    found = re.findall(r"python -m (offline[\w.]*)([^\n`]*)", page.read_text())
+    return [(module, re.findall(r"(?<= )--[\w-]+", arguments)) for module, arguments in found]
+
+
+def sources(module: str) -> str:
+    """The code that may define a job's options."""
+    spec = find_spec(module)
+    assert spec
+    assert spec.origin
+    path = Path(spec.origin)
+    main = path.with_name("__main__.py") if path.name == "__init__.py" else path
+    return main.read_text() + (ROOT / "offline" / "jobs.py").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_a_page_gives_to_a_job_exists(page: Path) -> None:
+    unknown = [(m, option) for m, options in commands(page) for option in options if f'"{option}"' not in sources(m)]
+    assert unknown == []
+
+
+def test_the_example_configuration_is_valid() -> None:
+    page = (ROOT / "docs" / "own-data.md").read_text()
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert example
+    assert parse_config(tomllib.loads(example[1]), Config).dataset == "shop"
 
 
 def test_the_file_formats_name_every_column_and_every_file_of_a_catalog() -> None:

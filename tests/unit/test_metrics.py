@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_data import tiny_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tiny_data import tiny_dataset
 
 from model.errors import InvalidInputError
 from offline.dataset import Dataset, load_dataset
