@@ -45,7 +45,7 @@ def test_every_module_that_a_page_runs_exists(page: Path) -> None:
 def commands(page: Path) -> list[tuple[str, list[str]]]:
     """(module, options) of every job that a page runs."""
     found = re.findall(r"python -m (offline[\w.]*)([^\n`]*)", page.read_text())
-    return [(module, re.findall(r"(?<= )--[\w-]+", arguments)) for module, arguments in found]
+    return [(module, re.findall(r"(?<= )--(?!help)[\w-]+", arguments)) for module, arguments in found]
 
 
 def sources(module: str) -> str:
