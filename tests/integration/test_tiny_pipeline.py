@@ -160,9 +160,13 @@ def test_another_seed_gives_other_weights(tiny_world: World, tmp_path: Path) -> 
     assert not np.array_equal(ours["cf"], others["cf"])
 
 
-@pytest.mark.parametrize("head_epochs", [0, 20], ids=["one stage", "projectors on cached states"])
+@pytest.mark.parametrize(
+    "train",
+    [{"loss": "bce", "tails": "last", "head_epochs": 0}, {"head_epochs": 20}],
+    ids=["sampled negatives", "projectors on cached states"],
+)
 def test_test_events_reach_neither_training_nor_cf_nor_validation(
-    tiny_models: Path, tmp_path: Path, head_epochs: int
+    tiny_models: Path, tmp_path: Path, train: dict[str, Any]
 ) -> None:
     worlds = []
     for name in ("real", "other"):
@@ -170,7 +174,7 @@ def test_test_events_reach_neither_training_nor_cf_nor_validation(
         folder = build_dataset(store.dataset("tiny"))
         if name == "other":
             replace_events(folder, "test")
-        config = tiny_settings(tiny_models, train={"head_epochs": head_epochs})
+        config = tiny_settings(tiny_models, train=train)
         pipeline.run(config, store)
         worlds.append(World(store, config))
     real, other = worlds
