@@ -130,7 +130,7 @@ class HeadsConfig(_Section):
     measured on training histories: states of different people are nearly parallel, and this removes what they share."""
     normalize_features: bool = False
     """Subtract the mean and divide by the spread of every feature dimension, both measured on the training catalog."""
-    missing_cf: Literal["zero", "mean", "learned"] = "zero"
+    missing_cf: Literal["rescale", "zero", "mean", "learned"] = "rescale"
     """CF part of an item that is too young for CF: zero, that of the mean feature, or that of a learned stand-in."""
     signals: tuple[Signal, ...] = SIGNALS
     """Signals that take part in retrieval; the others add zero."""

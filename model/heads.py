@@ -38,14 +38,18 @@ class Projector(nn.Sequential):
     """Linear, LayerNorm, ReLU, Linear: one side of one signal (paper, Eq. 4 and 6), with dropout before each Linear."""
 
     def __init__(self, in_width: int, shared_width: int, dropout: float) -> None:
+        last = nn.Linear(2 * shared_width, shared_width)
         super().__init__(
             nn.Dropout(dropout),
             nn.Linear(in_width, 2 * shared_width),
             nn.LayerNorm(2 * shared_width),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(2 * shared_width, shared_width),
+            last,
         )
+        # Scores start near zero (standard deviation about 0.3): larger ones cost the first hundred steps to undo.
+        nn.init.normal_(last.weight, std=(0.3 / shared_width**0.5) ** 0.5 / shared_width**0.5)
+        nn.init.zeros_(last.bias)
 
 
 class Adaptor(nn.Sequential):
@@ -141,7 +145,14 @@ class Projectors(nn.Module):
     def project_items(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
         """Item vectors [n, 3P]. A signal that takes no part in retrieval adds zeros."""
         parts = [self._project_signal(signal, vectors[signal], missing[signal]) for signal in SIGNALS]
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) * self._missing_cf_scale(missing["cf"])[:, None]
+
+    def _missing_cf_scale(self, missing_n: Tensor) -> Tensor:
+        """[n]: 1, or under `rescale` what makes the mean of the present signals count for all of them."""
+        num = len(self.config.signals)
+        if self.config.missing_cf != "rescale" or "cf" not in self.config.signals or num == 1:
+            return torch.ones(len(missing_n), device=missing_n.device)
+        return torch.where(missing_n, num / (num - 1), 1.0)
 
     def _project_signal(self, signal: Signal, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
         if signal not in self.config.signals:
@@ -153,7 +164,7 @@ class Projectors(nn.Module):
         else:
             feature = self.feature(signal, vector_nF, missing_n)
         projected: Tensor = self.item_projectors[signal](feature)
-        if signal == "cf" and self.config.missing_cf == "zero":
+        if signal == "cf" and self.config.missing_cf in ("zero", "rescale"):
             projected = projected.masked_fill(missing_n[:, None], 0.0)
         return projected
 

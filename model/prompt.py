@@ -25,7 +25,7 @@ VISUAL, CF, REC = -1, -2, -3
 TRUNK = -1
 """Branch number of the prefix and the segments."""
 
-PREFIX = "A shopper chose these items, from the oldest to the newest.\n"
+PREFIX = "A shopper chose, from the oldest to the newest:\n"
 INSTRUCTION = "The next choice:"
 LABELS = {"title": "Title:", "brand": "Brand:", "category": "Category:", "description": "About:"}
 PLACEHOLDERS = {"image": ("Picture:", VISUAL), "cf": ("Shoppers:", CF)}
