@@ -131,7 +131,8 @@ class HeadsConfig(_Section):
     normalize_features: bool = False
     """Subtract the mean and divide by the spread of every feature dimension, both measured on the training catalog."""
     missing_cf: Literal["rescale", "zero", "mean", "learned"] = "rescale"
-    """CF part of an item that is too young for CF: zero, that of the mean feature, or that of a learned stand-in."""
+    """What an item that is too young for CF gets in its CF part: zero, the mean feature's, or a learned stand-in's.
+    `rescale`: zero, and its other parts count for it too: scaled by 3/2 when all three signals take part."""
     signals: tuple[Signal, ...] = SIGNALS
     """Signals that take part in retrieval; the others add zero."""
 

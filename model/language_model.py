@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from model.config import Dtype, LanguageModelConfig
 from model.errors import InvalidInputError
@@ -106,6 +107,8 @@ def load_language_model(config: LanguageModelConfig, models: Path, device: torch
     """
     source = resolve_source(config.source, models)
     dtype = choose_dtype(config.dtype, device)
+    if config.num_layers is not None:
+        transformers_logging.set_verbosity_error()  # it reports every weight of the layers that are left out
     try:
         shape = AutoConfig.from_pretrained(source, revision=config.revision)
         if config.num_layers is not None:
