@@ -252,9 +252,15 @@ def format_table(title: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `metric_rows` as `evaluate` wrote them."""
+    rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())["rows"]
+    return rows
+
+
 def short_table(folder: Path) -> str:
     """What a newcomer wants to see of an evaluation: full ranking, whole systems, by group."""
-    rows = json.loads((folder / "metrics.json").read_text())["rows"]
+    rows = read_rows(folder)
     chosen = [row for row in rows if row["protocol"] == "full" and " alone" not in row["system"]]
     groups = {row["group"]: row["users"] for row in chosen}
     lines = ["Full ranking of the whole catalog, test events:", "", " " * 30 + "".join(f"{g:>28}" for g in groups)]
