@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -106,20 +105,20 @@ def train_steps(
 ) -> list[dict[str, float]]:
     """Run (or resume) all optimiser steps; the heads end at their best validation. Returns one record a step."""
     train = config.train
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    # The heads stay beside the language model: Accelerate might choose another device (Apple's, say) and move them.
+    accelerator = Accelerator(device_placement=False)
     optimizer = torch.optim.AdamW(one_pass.heads.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
     progress = Progress(work / "resume.safetensors", one_pass.heads, optimizer)
     progress.load()
     module, optimizer = accelerator.prepare(one_pass, optimizer)
     sampler = WindowSampler(dataset, config.prompt.max_history, config.seed)
-    num = max(1, train.batch_size // accelerator.num_processes)
     bar = tqdm(range(progress.step, train.steps), initial=progress.step, total=train.steps, desc="train", disable=None)
     for step in bar:
-        generator = sampler.generator(step, accelerator.process_index)
+        generator = sampler.generator(step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, train)
         module.train()
-        losses = module(one_pass.batch(sampler.draw(num, generator), generator))
+        losses = module(one_pass.batch(sampler.draw(train.batch_size, generator), generator))
         optimizer.zero_grad()
         accelerator.backward(losses["loss"])
         norm = accelerator.clip_grad_norm_(one_pass.heads.parameters(), train.max_grad_norm)
@@ -131,7 +130,7 @@ def train_steps(
         if progress.step % train.validate_every == 0 and one_pass.reri_weight:
             one_pass.heads.eval()
             progress.note_validation(validate())
-        if accelerator.is_main_process and (progress.step % train.save_every == 0 or progress.step == train.steps):
+        if progress.step % train.save_every == 0 or progress.step == train.steps:
             progress.save()
     progress.restore_best()
     one_pass.heads.eval()
@@ -139,7 +138,10 @@ def train_steps(
 
 
 class Progress:
-    """All that a run needs to go on after an interruption, in one safetensors file."""
+    """All that a run needs to go on after an interruption, in one safetensors file.
+
+    Torch's random states are part of it: dropout draws from them.
+    """
 
     def __init__(self, path: Path, heads: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._path = path
@@ -167,6 +169,7 @@ class Progress:
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
         for number, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors |= {f"random.{name}": state for name, state in self._random_states().items()}
         progress = {"step": self.step, "records": self.records, "best_score": self._best_score}
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         replace_file(self._path, save(contiguous, metadata={"progress": json.dumps(progress)}))
@@ -187,6 +190,20 @@ class Progress:
             state.setdefault(int(number), {})[key] = tensor
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        random_states = _below("random.", tensors)
+        torch.set_rng_state(random_states["cpu"])
+        if "cuda" in random_states and self._device.type == "cuda":
+            torch.cuda.set_rng_state(random_states["cuda"], self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._heads.parameters()).device
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._device)
+        return states
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

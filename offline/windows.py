@@ -38,9 +38,9 @@ class WindowSampler:
         self._seed = seed
         self._users = np.array([u for u in range(len(dataset.users)) if len(dataset.train_events(u)) >= 2])
 
-    def generator(self, step: int, process: int = 0) -> np.random.Generator:
-        """The randomness of one step on one process."""
-        return np.random.default_rng([self._seed, step, process])
+    def generator(self, step: int) -> np.random.Generator:
+        """The randomness of one step's windows, tails and negatives."""
+        return np.random.default_rng([self._seed, step, 0])
 
     def draw(self, num: int, generator: np.random.Generator) -> list[Window]:
         """`num` windows of 2 to `max_history` items where possible, of different users where there are so many."""

@@ -188,11 +188,14 @@ def _prompts(small, histories):
     return [small.encoder.builder.recommend(history, small.encoder.segments) for history in cut]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, dropout):
     class StoppedError(Exception): ...
 
     def trained(folder, stop_at=None):
-        small = SmallRun(tmp_path, validate_every=2)
+        config = SmallRun(tmp_path, validate_every=2).config
+        heads = config.heads.model_copy(update={"dropout": dropout})
+        small = SmallRun(tmp_path, config.model_copy(update={"heads": heads}))
         calls = iter(range(100))
 
         def validate():
