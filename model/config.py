@@ -174,7 +174,7 @@ class TrainConfig(_Section):
     max_validation_users: int = Field(default=1000, ge=1)
     """Users scored at a validation inside training (a fixed sample)."""
     head_epochs: int = Field(default=0, ge=0)
-    """Epochs of projector training on cached h([REC]) after the last step (always on under `two_stage`)."""
+    """Most epochs of projector training on cached h([REC]) after the last step; 0: none. `two_stage` needs some."""
     head_batch_size: int = Field(default=256, ge=1)
     """Windows a step of projector training."""
     head_learning_rate: float = Field(default=1e-3, gt=0)
@@ -190,6 +190,12 @@ class TrainConfig(_Section):
     def _two_stage_needs_heads(self) -> TrainConfig:
         if self.two_stage and not self.head_epochs:
             raise ValueError("two_stage trains the projectors on cached states: set train.head_epochs above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_need_a_loss(self) -> TrainConfig:
+        if self.steps and not self.risa_weight and (self.two_stage or not self.reri_weight):
+            raise ValueError("no loss is left to train on: raise risa_weight, or set steps to 0 (head_epochs remain)")
         return self
 
 

@@ -125,13 +125,14 @@ def load_language_model(config: LanguageModelConfig, models: Path, device: torch
                 attn_implementation="sdpa",
                 use_safetensors=True,
             )
-    except OSError as error:
+        tokenizer = load_tokenizer(config, models)
+    except (OSError, ValueError) as error:  # ValueError: a kind of model that transformers does not know
         raise InvalidInputError(
             f"language_model.source {config.source!r} cannot be loaded: {error}. Give a hub id that this machine can "
             "reach, or a folder with config.json, *.safetensors and the tokenizer",
             "language_model.source",
         ) from error
-    return LanguageModel(decoder, load_tokenizer(config, models), device)
+    return LanguageModel(decoder, tokenizer, device)
 
 
 def _cut_layers(shape: Any, num_layers: int) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from model.config import PromptConfig
+from model.errors import InvalidInputError
 
 VISUAL, CF, REC = -1, -2, -3
 TRUNK = -1
@@ -127,6 +128,16 @@ class PromptBuilder:
         room = self._config.max_tokens - len(self._prefix) - len(self.instruction)
         newest_first = np.cumsum(segments.lengths(history)[::-1])
         return history[len(history) - int(np.searchsorted(newest_first, room, side="right")) :]
+
+    def check_room(self, segments: Segments) -> None:
+        """Raises InvalidInputError when some item alone is too long for a prompt; its histories could not be read."""
+        needed = len(self._prefix) + len(self.instruction) + int(np.diff(segments.offsets).max(initial=0))
+        if needed > self._config.max_tokens:
+            raise InvalidInputError(
+                f"prompt.max_tokens is {self._config.max_tokens}, but a history of one item takes up to {needed} "
+                "tokens: raise it, or lower prompt.max_title_tokens or prompt.max_description_tokens",
+                "prompt.max_tokens",
+            )
 
     def recommend(self, history: np.ndarray, segments: Segments) -> Prompt:
         """Prefix, all segments of `history` (already cut), instruction, [REC] as the last token."""

@@ -7,6 +7,7 @@ import torch
 from tiny_models import tiny_tokenizer
 
 from model.config import PromptConfig
+from model.errors import InvalidInputError
 from model.prompt import CF, REC, VISUAL, PromptBuilder, Segments, Tail, build_segments, pad
 
 
@@ -60,6 +61,15 @@ def test_rec_is_the_last_token_of_a_prompt_and_is_found_in_a_padded_batch(tokeni
     assert rows.tolist() == [0, 1, 2]
     assert columns.tolist() == [len(prompt) - 1 for prompt in prompts]
     assert len({len(prompt) for prompt in prompts}) == 3  # so that the last column is not right for all
+
+
+def test_a_token_limit_that_no_history_fits_is_refused(tokenizer):
+    segments = segments_of(tokenizer)
+    longest = max(range(3), key=lambda row: len(segments.of(row)))
+    needed = len(builder_of(tokenizer).recommend(np.array([longest]), segments))
+    builder_of(tokenizer, max_tokens=needed).check_room(segments)
+    with pytest.raises(InvalidInputError, match=f"prompt.max_tokens is {needed - 1}"):
+        builder_of(tokenizer, max_tokens=needed - 1).check_room(segments)
 
 
 def test_the_oldest_items_are_dropped_whole(tokenizer):
