@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from model.artifacts import read_manifest
+from model.artifacts import MANIFEST, read_manifest, replace_file
 from model.config import Config, parse_config
 from model.errors import ArtifactError, InvalidInputError
 from model.heads import Heads
@@ -93,10 +93,29 @@ def load_weights(module: nn.Module, path: Path) -> dict[str, Any]:
     return weights
 
 
+def point_to_checkpoint(store: Store, config_name: str, checkpoint_id: str) -> None:
+    """Make a checkpoint the one that `latest_checkpoint` finds."""
+    pointer = _pointer(store, config_name)
+    if not pointer.is_file() or pointer.read_text().strip() != checkpoint_id:
+        replace_file(pointer, f"{checkpoint_id}\n".encode())
+
+
+def _pointer(store: Store, config_name: str) -> Path:
+    return store.checkpoints / f"{config_name}.latest"
+
+
 def latest_checkpoint(store: Store, config_name: str) -> Path:
-    """Folder of the newest checkpoint that a configuration of this name made."""
+    """Folder of the checkpoint that training named last for a configuration of this name.
+
+    Where that one is gone, the newest that is left. Raises ArtifactError when there is none.
+    """
+    pointer = _pointer(store, config_name)
+    if pointer.is_file():
+        folder = store.checkpoints / pointer.read_text().strip()
+        if folder != store.checkpoints and (folder / MANIFEST).is_file():
+            return folder
     found = []
-    for path in store.checkpoints.glob("*/manifest.json"):
+    for path in store.checkpoints.glob(f"[!.]*/{MANIFEST}"):  # a dot begins what a killed job left half-made
         manifest = read_manifest(path.parent, verify=False)
         if manifest.get("config_name") == config_name:
             found.append((str(manifest["created"]), path.parent))

@@ -6,7 +6,7 @@ store/
     features/<config>/        image/, text/, cf/: row-aligned with the dataset's items
     features/cache/           one folder an encoder, keyed by content hash
     models/                   converted weights of the small models
-    checkpoints/<id>/         what training made
+    checkpoints/<id>/         what training made; the file <config>.latest names the one it made or found last
     evaluations/<checkpoint>/ tables and figures of a checkpoint
     images/                   pictures by content hash, shared by all catalogs
     catalogs/<version>/       what is served; CURRENT names one

@@ -9,21 +9,29 @@ from model.config import SIGNALS, Config, Signal
 from model.errors import ArtifactError
 from model.heads import ItemFeatures
 from model.store import Store
+from offline.dataset import Dataset, items_fingerprint
 
 
-def load_item_features(config: Config, store: Store, num_items: int) -> tuple[ItemFeatures, dict[str, str]]:
-    """Row-aligned features of a dataset, memory-mapped, and the fingerprints of what made them."""
+def load_item_features(config: Config, store: Store, dataset: Dataset) -> tuple[ItemFeatures, dict[str, str]]:
+    """Row-aligned features of a dataset, memory-mapped, and the fingerprints of what made them.
+
+    Raises ArtifactError naming the folder when features are missing, damaged, or were made from other items or events.
+    """
+    items = items_fingerprint(dataset.folder)
+    made_from = {"image": ("items", items), "text": ("items", items), "cf": ("dataset", dataset.manifest_hash)}
     vectors: dict[Signal, np.ndarray] = {}
     origin: dict[Signal, np.ndarray] = {}
     encoders: dict[str, str] = {}
     for signal in SIGNALS:
         folder = store.features(config.name, signal)
-        encoders[signal] = read_manifest(folder)["encoder"]
-        vectors[signal] = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        origin[signal] = np.load(folder / "origin.npy", allow_pickle=False)
-        if len(vectors[signal]) != num_items:
+        manifest = read_manifest(folder)
+        name, wanted = made_from[signal]
+        if manifest["inputs"].get(name) != wanted:
             raise ArtifactError(
-                f"{folder}: {len(vectors[signal])} rows, but dataset {config.dataset!r} has {num_items} items: "
+                f"{folder} was made from another dataset than {config.dataset!r} is now: "
                 f"run `python -m offline.{'cf' if signal == 'cf' else 'features'}` again"
             )
+        encoders[signal] = manifest["encoder"]
+        vectors[signal] = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        origin[signal] = np.load(folder / "origin.npy", allow_pickle=False)
     return ItemFeatures(vectors, origin), encoders

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.artifacts import read_manifest
+from model.artifacts import fingerprint, read_manifest
 
 ITEM_SCHEMA = pa.schema(
     [
@@ -72,6 +72,20 @@ class Dataset:
         """int64[N]: training events of every item; the popularity ranking sorts by it."""
         rows = np.concatenate([self.train_events(user) for user in range(len(self.users))])
         return np.bincount(rows, minlength=self.num_items)
+
+
+def dataset_hashes(folder: Path) -> list[str]:
+    """SHA-256 of both tables, by the manifest: what tells one dataset from another without reading it."""
+    files = read_manifest(folder, verify=False)["files"]
+    return [files[name]["sha256"] for name in ("items.parquet", "interactions.parquet")]
+
+
+def items_fingerprint(folder: Path) -> str:
+    """Equal for equal items and pictures, by the manifest: what image and text features are made from."""
+    files = read_manifest(folder, verify=False)["files"]
+    return fingerprint(
+        {name: facts["sha256"] for name, facts in files.items() if name.startswith(("items.parquet", "images/"))}
+    )
 
 
 def load_dataset(folder: Path) -> Dataset:

@@ -33,7 +33,7 @@ from model.prompt import PromptBuilder, build_segments
 from model.store import Store
 from offline.aligned import load_item_features
 from offline.control import PooledStates, control_projectors, pad_histories
-from offline.dataset import Dataset, load_dataset
+from offline.dataset import Dataset, dataset_hashes, load_dataset
 from offline.jobs import configured, job_parser, run_job
 from offline.metrics import popularity_scores, rank_of_target, sample_candidates, summarise
 from offline.plots import plot_evaluation
@@ -42,6 +42,8 @@ from offline.sasrec import load_sasrec
 VERSION = 1
 DEPTH = 10
 """Ranks beyond the deepest cut-off all count alike."""
+SCORED_USERS = 1024
+"""Users whose candidates' vectors are in memory at once: 640 MB of them at P 512."""
 
 
 def main() -> int:
@@ -62,13 +64,21 @@ def evaluate(config: Config, store: Store, checkpoint_folder: Path | None = None
     manifest = read_manifest(checkpoint_folder, verify=False)
     inputs = {
         "checkpoint": manifest["files"]["heads.safetensors"]["sha256"],
+        "dataset": dataset_hashes(store.dataset(checkpoint.config.dataset)),
         "evaluate": config.evaluate.model_dump(),
+        "seed": config.seed,
         "version": VERSION,
     }
     folder = store.evaluations / checkpoint.id
     if is_up_to_date(folder, inputs):
         print(f"evaluate: {folder.name} is up to date")
         return folder
+    if inputs["dataset"] != manifest["inputs"]["dataset"]:
+        raise ArtifactError(
+            f"{store.dataset(checkpoint.config.dataset)} is not the dataset that checkpoint {checkpoint.id} was "
+            "trained on, so its test events may have been seen in training: run `python -m offline.train` and evaluate "
+            "the checkpoint that it makes, or restore the dataset"
+        )
     start = time.perf_counter()
     test = load_test(checkpoint, store)
     ranks = {system: test.ranks(run, config) for system, run in systems(checkpoint, test, store)}
@@ -152,16 +162,18 @@ class Vectors:
         return ranks
 
     def scores(self, rows_UC: np.ndarray) -> np.ndarray:
-        item_UCQ = self.index.vectors_NQ[rows_UC]
-        scores: np.ndarray = np.einsum("uq,ucq->uc", self.user_UQ, item_UCQ)
-        return scores
+        scores_UC = np.empty(rows_UC.shape, np.float32)
+        for start in range(0, len(rows_UC), SCORED_USERS):
+            part = slice(start, start + SCORED_USERS)
+            scores_UC[part] = np.einsum("uq,ucq->uc", self.user_UQ[part], self.index.vectors_NQ[rows_UC[part]])
+        return scores_UC
 
 
 def load_test(checkpoint: Checkpoint, store: Store) -> Test:
     """The dataset and features that the checkpoint was trained on. Raises ArtifactError when they were made anew."""
     config = checkpoint.config
     dataset = load_dataset(store.dataset(config.dataset))
-    features, encoders = load_item_features(config, store, dataset.num_items)
+    features, encoders = load_item_features(config, store, dataset)
     for signal, found in encoders.items():
         if found != checkpoint.encoders[signal]:
             raise ArtifactError(
@@ -175,7 +187,7 @@ def load_test(checkpoint: Checkpoint, store: Store) -> Test:
 def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[str, Scores | Vectors]]:
     """Every row of the table: its name, and what ranks."""
     dataset = test.dataset
-    yield "popularity", Scores(np.tile(popularity_scores(dataset), (len(test.users), 1)))
+    yield "popularity", Scores(np.broadcast_to(popularity_scores(dataset), (len(test.users), dataset.num_items)))
     yield "SASRec", Scores(load_sasrec(checkpoint.folder / "sasrec").score(test.histories))
     yield "control (no language model)", control_vectors(checkpoint, test)
     user_UQ = encode_users(checkpoint, test, store)

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_manifest
+from model.artifacts import building, is_up_to_date, read_manifest, write_manifest
 from model.config import Config
 from model.errors import ArtifactError, InvalidInputError
 from model.store import Store
-from offline.dataset import load_dataset
+from offline.dataset import items_fingerprint, load_dataset
 from offline.encoders import ImageEncoder, load_image_encoder, load_text_encoder
 from offline.encoders.picture import BrokenPictureError, open_picture
 from offline.feature_cache import FeatureCache
@@ -286,16 +286,12 @@ def _finite(vectors: np.ndarray, label: str) -> np.ndarray:
 
 def _inputs(config: Config, store: Store, device: str) -> dict[FeatureSignal, dict[str, Any]]:
     """What the features of each signal depend on; needs no weights and no dataset in memory."""
-    files = read_manifest(store.dataset(config.dataset), verify=False)["files"]
-    items = {name: facts["sha256"] for name, facts in files.items() if name.startswith(("items.parquet", "images/"))}
+    items = items_fingerprint(store.dataset(config.dataset))
     encoders: dict[FeatureSignal, str] = {
         "image": load_image_encoder(config.vision, store.models, device).fingerprint,
         "text": load_text_encoder(config.text, store.models, device).fingerprint,
     }
-    return {
-        signal: {"items": fingerprint(items), "encoder": encoder, "code": _CODE_VERSION}
-        for signal, encoder in encoders.items()
-    }
+    return {signal: {"items": items, "encoder": encoder, "code": _CODE_VERSION} for signal, encoder in encoders.items()}
 
 
 def _save(features: SignalFeatures, signal: FeatureSignal, inputs: dict[str, Any], folder: Path) -> None:

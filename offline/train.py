@@ -2,8 +2,7 @@
 
     python -m offline.train --config demo
 
-Interrupted runs resume from the last saved step and end with the same result. Everything random depends on the seed and
-the step alone.
+Interrupted runs resume from the last saved step and end with the same result. Training is one process on one device.
 """
 
 from __future__ import annotations
@@ -18,19 +17,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from accelerate.utils import set_seed
+from accelerate.utils import get_int_from_env, set_seed
 from safetensors.torch import save_file
 
 from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_json, write_manifest
+from model.checkpoint import point_to_checkpoint
 from model.config import SIGNALS, Config
 from model.encoder import UserEncoder
+from model.errors import InvalidInputError
 from model.heads import NOTHING, Heads, ItemFeatures
 from model.language_model import LanguageModel, choose_device, load_language_model
 from model.prompt import PromptBuilder, build_segments
 from model.store import Store
 from offline.aligned import load_item_features
 from offline.control import MAX_HISTORY, PooledStates, control_projectors, pad_histories
-from offline.dataset import Dataset, load_dataset
+from offline.dataset import Dataset, dataset_hashes, load_dataset
+from offline.encoders.source import identify
 from offline.fit import CachedStates, Examples, fit_projectors, validation_ndcg
 from offline.jobs import configured, job_parser, run_job
 from offline.losses import RERI
@@ -40,6 +42,8 @@ from offline.states import cached_examples, measure_states
 
 VERSION = 1
 """Raise when the same inputs would give another checkpoint."""
+PROCESS_COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+"""Where launchers (torchrun, accelerate, MPI) say how many processes they started."""
 NUM_CANARIES = 8
 CONTROL_EPOCHS = 100
 """Most epochs of the control; it stops by itself."""
@@ -54,12 +58,23 @@ def main() -> int:
 
 
 def train(config: Config, store: Store) -> Path:
-    """Make the checkpoint of this configuration, or find it up to date. Returns its folder."""
+    """Make the checkpoint of this configuration, or find it up to date. Returns its folder.
+
+    Either way it becomes the one that `latest_checkpoint` finds.
+    """
+    refuse_several_processes()
     inputs = training_inputs(config, store)
     folder = store.checkpoints / f"{config.name}-{fingerprint(inputs)[:8]}"
     if is_up_to_date(folder, inputs):
         print(f"train: {folder.name} is up to date")
-        return folder
+    else:
+        make_checkpoint(folder, config, store, inputs)
+    point_to_checkpoint(store, config.name, folder.name)
+    return folder
+
+
+def make_checkpoint(folder: Path, config: Config, store: Store, inputs: dict[str, Any]) -> None:
+    """Train, or go on with an interrupted training, and write the checkpoint."""
     work = store.checkpoints / f".work-{folder.name}"
     work.mkdir(parents=True, exist_ok=True)
     run = load_run(config, store)
@@ -69,16 +84,29 @@ def train(config: Config, store: Store) -> Path:
     with building(folder) as new:
         write_checkpoint(new, run, records, store, {"inputs": inputs, "train_seconds": round(seconds, 1)})
     shutil.rmtree(work)
-    return folder
+
+
+def refuse_several_processes() -> None:
+    """Raises InvalidInputError under a launcher of several processes, which would each write the same checkpoint."""
+    num = get_int_from_env(PROCESS_COUNTS, 1)
+    if num > 1:
+        raise InvalidInputError(
+            f"training was launched in {num} processes, and works in one on one device: use "
+            "`accelerate launch --num_processes 1` or no launcher",
+            "num_processes",
+        )
 
 
 def training_inputs(config: Config, store: Store) -> dict[str, Any]:
-    """Everything that the result depends on."""
-    encoders = {s: read_manifest(store.features(config.name, s), verify=False)["encoder"] for s in SIGNALS}
-    dataset = read_manifest(store.dataset(config.dataset), verify=False)["files"]
-    tables = [dataset[name]["sha256"] for name in ("items.parquet", "interactions.parquet")]
-    settings = config.model_dump(mode="json", exclude={"evaluate"})
-    return {"config": settings, "encoders": encoders, "dataset": tables, "version": VERSION}
+    """Everything that the result depends on; finds out which weights the language model has without loading them."""
+    model = config.language_model
+    return {
+        "config": config.model_dump(mode="json", exclude={"evaluate"}),
+        "dataset": dataset_hashes(store.dataset(config.dataset)),
+        "features": {s: read_manifest(store.features(config.name, s), verify=False)["inputs"] for s in SIGNALS},
+        "language_model": identify(model.source, model.revision, store.models, weights=not model.random_init),
+        "version": VERSION,
+    }
 
 
 @dataclass(frozen=True)
@@ -100,19 +128,16 @@ class Run:
 def load_run(config: Config, store: Store) -> Run:
     """Load dataset, features and language model, and make fresh heads. Raises ArtifactError when they do not fit."""
     dataset = load_dataset(store.dataset(config.dataset))
-    features, encoders = load_item_features(config, store, dataset.num_items)
+    features, encoders = load_item_features(config, store, dataset)
     language_model = load_language_model(config.language_model, store.models, choose_device())
     set_seed(config.seed)
     heads = Heads(config.heads, language_model.width, features.widths(), language_model.embedding_rms)
     heads.measure_features(features)
     tokenizer = language_model.tokenizer
-    encoder = UserEncoder(
-        language_model,
-        heads.to(language_model.device),
-        PromptBuilder(tokenizer, config.prompt),
-        build_segments(tokenizer, dataset.items, config.prompt),
-        features,
-    )
+    builder = PromptBuilder(tokenizer, config.prompt)
+    segments = build_segments(tokenizer, dataset.items, config.prompt)
+    builder.check_room(segments)
+    encoder = UserEncoder(language_model, heads.to(language_model.device), builder, segments, features)
     return Run(config, dataset, features, encoders, heads, encoder)
 
 
@@ -190,6 +215,7 @@ def fit_control(run: Run, reri: RERI, validation_users: np.ndarray) -> dict[str,
     set_seed(config.seed)
     projectors = control_projectors(config, run.features)
     projectors.measure_features(run.features)
+    projectors.to(run.language_model.device)
     records = fit_projectors(
         projectors,
         run.features,
@@ -225,7 +251,7 @@ def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], store: Sto
         {
             "kind": "checkpoint",
             "config_name": config.name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="microseconds"),
             "encoders": run.encoders,
             "widths": run.features.widths(),
             "state_width": run.language_model.width,

@@ -41,6 +41,17 @@ class Source:
         return config
 
 
+def identify(source: str, revision: str | None, models: Path, *, weights: bool = True) -> str:
+    """Equal for equal models: a hash of a folder's content, or hub id and commit. Errors as `locate`.
+
+    Without `weights` a folder need not hold any: for models of random weights.
+    """
+    location = resolve_source(source, models)
+    if weights or not Path(location).is_dir():
+        return locate(source, revision, models).identity
+    return _content(Path(location), models)
+
+
 def locate(source: str, revision: str | None, models: Path, config_file: str = "config.json") -> Source:
     """Resolve a configured source to its exact weights.
 
@@ -65,8 +76,7 @@ def choose_dtype(dtype: Dtype, device: str) -> str:
 
 
 def _folder(source: str, folder: Path, models: Path, config_file: str) -> Source:
-    files = sorted(p for p in folder.rglob("*") if p.suffix in _IDENTIFYING and p.is_file() and p.name != MANIFEST)
-    if not any(path.suffix == ".safetensors" for path in files):
+    if not any(path.suffix == ".safetensors" for path in _identifying_files(folder)):
         raise InvalidInputError(
             f"{source}: no .safetensors file in {folder}; weights in other formats can run code when they are loaded "
             "and are refused, so convert them first",
@@ -74,8 +84,16 @@ def _folder(source: str, folder: Path, models: Path, config_file: str) -> Source
         )
     if not (folder / config_file).is_file():
         raise InvalidInputError(f"{source}: {folder} has no {config_file}, so it is not a model of this kind", "source")
-    hashes = {path.relative_to(folder).as_posix(): _sha256(path, models) for path in files}
-    return Source(str(folder), None, f"sha256:{fingerprint(hashes)}", folder / config_file)
+    return Source(str(folder), None, _content(folder, models), folder / config_file)
+
+
+def _identifying_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in _IDENTIFYING and p.is_file() and p.name != MANIFEST)
+
+
+def _content(folder: Path, models: Path) -> str:
+    hashes = {path.relative_to(folder).as_posix(): _sha256(path, models) for path in _identifying_files(folder)}
+    return f"sha256:{fingerprint(hashes)}"
 
 
 def _hub(hub_id: str, revision: str | None, config_file: str) -> Source:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +14,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from worlds import NUM_ITEMS, NUM_NEW, NUM_WITHOUT_IMAGE, World, build_dataset, build_world, tiny_settings
 
 from model.artifacts import read_manifest, write_manifest
 from model.catalog import current_version
+from model.checkpoint import latest_checkpoint
 from model.errors import ArtifactError
 from model.heads import ALIGNED_TEXT, NOTHING, OWN
 from model.ranking import Query
 from model.store import Store
 from offline import pipeline
-from offline.dataset import INTERACTION_SCHEMA, load_dataset
+from offline.aligned import load_item_features
+from offline.dataset import INTERACTION_SCHEMA, ITEM_SCHEMA, load_dataset
 from offline.encoders import load_image_encoder
 from offline.evaluate import evaluate
 from offline.features import stand_in_text
 from offline.publish import BusyError, alone
+from offline.train import train, training_inputs
 
+ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = ["popularity", "SASRec", "control (no language model)", "ours"]
 SIGNAL_ROWS = ["ours, image alone", "ours, cf alone", "ours, text alone"]
 
@@ -135,6 +142,64 @@ def test_an_older_checkpoint_is_not_measured_on_features_that_it_never_saw(tiny_
         evaluate(world.config, world.store, world.store.checkpoints / tiny_world.checkpoint.id)
 
 
+def test_the_checkpoint_that_train_found_up_to_date_is_the_one_taken(tiny_world: World, tmp_path: Path) -> None:
+    world = tiny_world.copy(tmp_path)
+    changed = world.with_settings(train={"learning_rate": 0.003})
+    assert latest_checkpoint(world.store, "tiny").name == changed.checkpoint.id
+    train(world.config, world.store)
+    assert latest_checkpoint(world.store, "tiny").name == tiny_world.checkpoint.id
+    shutil.rmtree(world.store.checkpoints / tiny_world.checkpoint.id)
+    shutil.copytree(changed.checkpoint.folder, world.store.checkpoints / f".{changed.checkpoint.id}.0a1b2c3d.old")
+    assert latest_checkpoint(world.store, "tiny").name == changed.checkpoint.id
+
+
+def test_features_of_another_dataset_are_refused_by_name(tiny_world: World, tmp_path: Path) -> None:
+    world = tiny_world.copy(tmp_path)
+    replace_events(world.dataset.folder, "test")
+    dataset = load_dataset(world.dataset.folder)
+    with pytest.raises(ArtifactError, match=r"features/tiny/cf was made from another dataset .* offline\.cf"):
+        load_item_features(world.config, world.store, dataset)
+    replace_titles(world.dataset.folder)
+    dataset = load_dataset(world.dataset.folder)
+    with pytest.raises(ArtifactError, match=r"features/tiny/image was made from another dataset .* offline\.features"):
+        load_item_features(world.config, world.store, dataset)
+
+
+def test_a_checkpoint_is_not_measured_on_another_dataset_than_its_own(tiny_world: World, tmp_path: Path) -> None:
+    world = tiny_world.copy(tmp_path)
+    replace_events(world.dataset.folder, "test")
+    with pytest.raises(ArtifactError, match=f"is not the dataset that checkpoint {tiny_world.checkpoint.id}"):
+        evaluate(world.config, world.store)
+
+
+def test_other_weights_of_the_language_model_make_another_checkpoint(
+    tiny_world: World, tiny_models: Path, tmp_path: Path
+) -> None:
+    models = Path(shutil.copytree(tiny_models, tmp_path / "models"))
+    config = tiny_settings(models)
+    before = training_inputs(config, tiny_world.store)
+    weights = load_file(models / "language" / "model.safetensors")
+    save_file({name: value + 0.001 for name, value in weights.items()}, models / "language" / "model.safetensors")
+    assert training_inputs(config, tiny_world.store) != before
+
+
+def test_training_in_several_processes_is_refused(tmp_path: Path) -> None:
+    """A real launch of two processes; they end before they read anything."""
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    result = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", "offline.train", "--store", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "error: training was launched in 2 processes" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_catalog_that_cannot_be_published_ends_the_pipeline(tiny_world: World, tmp_path: Path) -> None:
     world = tiny_world.copy(tmp_path)
     with alone(world.store.catalogs), pytest.raises(BusyError):
@@ -218,6 +283,15 @@ def replace_events(folder: Path, split: str) -> None:
             event["item_id"] = dataset.item_ids[unmet[event["user_id"]][0]]
     facts = {key: value for key, value in read_manifest(folder).items() if key != "files"}
     pq.write_table(pa.Table.from_pylist(events, INTERACTION_SCHEMA), folder / "interactions.parquet")
+    write_manifest(folder, facts)
+
+
+def replace_titles(folder: Path) -> None:
+    """Give the dataset's items other titles."""
+    items = pq.read_table(folder / "items.parquet").to_pylist()
+    facts = {key: value for key, value in read_manifest(folder).items() if key != "files"}
+    renamed = [item | {"title": f"New {item['title']}"} for item in items]
+    pq.write_table(pa.Table.from_pylist(renamed, ITEM_SCHEMA), folder / "items.parquet")
     write_manifest(folder, facts)
 
 
