@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.heads import NOTHING, Heads, ItemFeatures
+from model.heads import NOTHING, Heads, ItemFeatures, float_tensor
 from model.language_model import LanguageModel
 from model.prompt import CF, REC, VISUAL, Prompt, PromptBatch, PromptBuilder, Segments, pad
 
@@ -90,12 +90,12 @@ class UserEncoder:
             self.builder.recommend(self.builder.keep_newest(history, self.segments), self.segments)
             for history in histories
         ]
-        state_BD = torch.from_numpy(self.encode_states(prompts, progress=progress)).to(self.language_model.device)
+        state_BD = float_tensor(self.encode_states(prompts, progress=progress)).to(self.language_model.device)
         return self.heads.project_users(state_BD).cpu().numpy()
 
     def _feature(self, signal: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         device = self.language_model.device
-        vectors = torch.from_numpy(np.asarray(self.features.vectors[signal][rows], np.float32))  # type: ignore[index]
+        vectors = float_tensor(self.features.vectors[signal][rows])  # type: ignore[index]
         missing = torch.from_numpy(self.features.origin[signal][rows] == NOTHING)  # type: ignore[index]
         return vectors.to(device), missing.to(device)
 

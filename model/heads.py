@@ -124,7 +124,7 @@ class Projectors(nn.Module):
                 sample = rows[:: max(1, len(rows) // 50_000)]
                 norm = self.feature_norms[signal]
                 assert isinstance(norm, Normaliser)  # noqa: S101 - narrows for the type checker
-                norm.measure(torch.from_numpy(np.asarray(features.vectors[signal][sample], np.float32)))
+                norm.measure(float_tensor(features.vectors[signal][sample]))
 
     def feature(self, signal: Signal, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
         """Normalised features [n, width], the learned stand-in where `missing_n` is True."""
@@ -203,10 +203,19 @@ class Heads(Projectors):
         return token
 
 
+def float_tensor(array: np.ndarray) -> Tensor:
+    """A float32 copy in memory of torch's own.
+
+    Matrix products of the same numbers may differ in their last bits when they start at another alignment, and NumPy
+    aligns by chance: without the copy, the same seed does not always train the same weights.
+    """
+    return torch.tensor(np.asarray(array, np.float32))
+
+
 def gather(
     features: ItemFeatures, rows: np.ndarray, device: torch.device
 ) -> tuple[dict[Signal, Tensor], dict[Signal, Tensor]]:
     """Feature vectors float32 [n, width] and missing masks bool [n] of some rows, on a device."""
-    vectors = {s: torch.from_numpy(np.asarray(features.vectors[s][rows], np.float32)).to(device) for s in SIGNALS}
+    vectors = {s: float_tensor(features.vectors[s][rows]).to(device) for s in SIGNALS}
     missing = {s: torch.from_numpy(features.origin[s][rows] == NOTHING).to(device) for s in SIGNALS}
     return vectors, missing

@@ -199,7 +199,9 @@ def pad(prompts: Sequence[Prompt], device: torch.device, *, branched: bool | Non
     lengths = [len(prompt) for prompt in prompts]
     shape = (len(prompts), max(lengths))
     token, item = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
-    position, branch, limit = np.zeros(shape, np.int64), np.full(shape, -2, np.int64), np.zeros(shape, np.int64)
+    # Padding goes on counting: positions that fell back to zero would look like another packed sequence.
+    position = np.tile(np.arange(shape[1]), (shape[0], 1))
+    branch, limit = np.full(shape, -2, np.int64), np.zeros(shape, np.int64)
     answer = np.zeros(shape, bool)
     for row, prompt in enumerate(prompts):
         end = len(prompt)

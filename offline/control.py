@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from model.config import SIGNALS, Config, Signal
-from model.heads import NOTHING, ItemFeatures, Projectors
+from model.heads import NOTHING, ItemFeatures, Projectors, float_tensor
 
 MAX_HISTORY = 10
 
@@ -56,7 +55,7 @@ class PooledStates:
         rows_KL = self.history_KL[index]
         parts = [self._mean(signal, rows_KL) for signal in SIGNALS]
         parts.append(self._mean("cf", rows_KL[:, -1:]))
-        return torch.from_numpy(np.concatenate(parts, axis=1))
+        return float_tensor(np.concatenate(parts, axis=1))
 
     def _mean(self, signal: Signal, rows_KL: np.ndarray) -> np.ndarray:
         """Mean over the items that have the feature; zeros where none has."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.config import TrainConfig
-from model.heads import ItemFeatures, Normaliser, Projectors
+from model.heads import ItemFeatures, Normaliser, Projectors, float_tensor
 from offline.losses import RERI
 from offline.metrics import ndcg_at, rank_of_target
 
@@ -40,7 +40,7 @@ class CachedStates:
         return len(self.array)
 
     def take(self, index: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.asarray(self.array[index], np.float32))
+        return float_tensor(self.array[index])
 
 
 @dataclass(frozen=True)

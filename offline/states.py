@@ -8,12 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from model.config import Config
 from model.encoder import UserEncoder
-from model.heads import Normaliser
+from model.heads import Normaliser, float_tensor
 from model.prompt import Prompt, Tail
 from offline.dataset import Dataset
 from offline.fit import CachedStates, Examples
@@ -55,7 +54,7 @@ def measure_states(encoder: UserEncoder, dataset: Dataset, config: Config) -> No
         sampler = WindowSampler(dataset, config.prompt.max_history, config.seed)
         windows = sampler.draw(MEASURED_WINDOWS, np.random.default_rng([config.seed, 5]))
         prompts = [many_tails(encoder, cut_window(window, encoder).history) for window in windows]
-        norm.measure(torch.from_numpy(encoder.encode_states(prompts)).to(encoder.heads.device))
+        norm.measure(float_tensor(encoder.encode_states(prompts)).to(encoder.heads.device))
 
 
 def _held_out(window: Window) -> np.ndarray:
