@@ -132,7 +132,9 @@ class HeadsConfig(_Section):
     """Subtract the mean and divide by the spread of every feature dimension, both measured on the training catalog."""
     missing_cf: Literal["rescale", "zero", "mean", "learned"] = "rescale"
     """What an item that is too young for CF gets in its CF part: zero, the mean feature's, or a learned stand-in's.
-    `rescale`: zero, and its other parts count for it too: scaled by 3/2 when all three signals take part."""
+    `rescale`: zero, and its other parts are scaled by `missing_cf_scale`, so that they count for it too."""
+    missing_cf_scale: float = Field(default=2.0, gt=0)
+    """Higher returns new items more often, at the expense of known ones."""
     signals: tuple[Signal, ...] = SIGNALS
     """Signals that take part in retrieval; the others add zero."""
 

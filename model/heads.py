@@ -148,11 +148,9 @@ class Projectors(nn.Module):
         return torch.cat(parts, dim=1) * self._missing_cf_scale(missing["cf"])[:, None]
 
     def _missing_cf_scale(self, missing_n: Tensor) -> Tensor:
-        """[n]: 1, or under `rescale` what makes the mean of the present signals count for all of them."""
-        num = len(self.config.signals)
-        if self.config.missing_cf != "rescale" or "cf" not in self.config.signals or num == 1:
-            return torch.ones(len(missing_n), device=missing_n.device)
-        return torch.where(missing_n, num / (num - 1), 1.0)
+        """[n]: 1, or under `rescale` what lets the present signals count for the missing one as well."""
+        scale = self.config.missing_cf_scale if self.config.missing_cf == "rescale" else 1.0
+        return torch.where(missing_n, scale, 1.0) if "cf" in self.config.signals else torch.ones_like(missing_n.float())
 
     def _project_signal(self, signal: Signal, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
         if signal not in self.config.signals:
