@@ -77,7 +77,8 @@ class Index:
 
     def addends(self, user_Q: Floats, rows_K: Rows, num_parts: int = 3) -> Scores:
         """What each score is the sum of, float64 [K, num_parts]: inner products of equal parts of the vectors."""
-        parts = np.multiply(self.vectors_NQ[rows_K], user_Q, dtype=np.float64).reshape(len(rows_K), num_parts, -1)
+        width = self.width // num_parts
+        parts = np.multiply(self.vectors_NQ[rows_K], user_Q, dtype=np.float64).reshape(len(rows_K), num_parts, width)
         addends: Scores = parts.sum(axis=2)
         return addends
 

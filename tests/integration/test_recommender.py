@@ -103,6 +103,13 @@ def test_excluded_items_make_room_for_the_next_ones(tiny_world: World) -> None:
     assert found(ranking) == [best[1], best[3], best[4]]
 
 
+def test_a_history_that_leaves_nothing_to_return_has_an_empty_answer(tiny_world: World) -> None:
+    everything = tuple(tiny_world.catalog.item_ids)
+    empty, other = tiny_world.recommender.rank([Query(everything), Query(everything[:2])])
+    assert found(empty) == []
+    assert found(other)
+
+
 def test_excluded_items_stay_out_where_repeats_are_allowed(tiny_world: World) -> None:
     ranking = answer(tiny_world, "i0004", "i0005", k=100, exclude=frozenset({"i0004"}), allow_repeats=True)
     assert "i0004" not in found(ranking)

@@ -27,6 +27,13 @@ def search_one(index: Index, user: np.ndarray, k: int, excluded: list[int] | Non
     return scores[0].tolist(), rows[0].tolist()
 
 
+def test_a_user_for_whom_everything_is_excluded_has_no_results_and_no_addends() -> None:
+    index, (user,) = build_index(random_vectors(5)), random_vectors(1, seed=1)
+    _, rows = index.search(user[None], 3, [np.arange(5)])
+    found = rows[rows >= 0]
+    assert index.addends(user, found).shape == (0, 3)
+
+
 def test_sum_of_three_products_equals_index_score_equals_brute_force() -> None:
     items, users = random_vectors(500), random_vectors(7, seed=1)
     index = build_index(items)
