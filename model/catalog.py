@@ -158,10 +158,15 @@ def current_version(catalogs: Path) -> str | None:
 
 def set_current(catalogs: Path, version: str) -> None:
     """Serve `version` from now on. Readers see the old name or the new one, never a part."""
+    require_version(catalogs, version)
+    replace_file(catalogs / CURRENT, f"{version}\n".encode())
+
+
+def require_version(catalogs: Path, version: str) -> None:
+    """Raise ArtifactError, with the versions there are, where `version` is not a whole one."""
     if version not in list_versions(catalogs):
         known = ", ".join(list_versions(catalogs)) or "none yet"
         raise ArtifactError(f"{catalogs / version} is not a whole catalog version; there are: {known}")
-    replace_file(catalogs / CURRENT, f"{version}\n".encode())
 
 
 def list_versions(catalogs: Path) -> list[str]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.artifacts import read_manifest
-from model.catalog import Catalog, current_version, list_versions, set_current
+from model.catalog import Catalog, current_version, list_versions, require_version, set_current
 from model.config import SIGNALS
 from model.errors import ArtifactError, RecommenderError
 from model.heads import ItemFeatures
@@ -144,6 +144,7 @@ def rollback(catalogs: Path, version: str | None = None) -> tuple[str, list[str]
     passed_over: list[str] = []
     for candidate in [version] if version else _earlier(catalogs):
         try:
+            require_version(catalogs, candidate)
             Catalog.load(catalogs / candidate)
             set_current(catalogs, candidate)
         except ArtifactError as error:

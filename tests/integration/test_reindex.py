@@ -281,6 +281,15 @@ def test_rollback_passes_over_a_damaged_version(store: Store, capsys: pytest.Cap
     assert f"passed over {middle}" in capsys.readouterr().out
 
 
+def test_rollback_to_a_version_that_is_not_there_names_those_that_are(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reindex(store, "--rollback", "nope") == UNUSABLE
+    said = capsys.readouterr().err
+    assert "nope is not a whole catalog version" in said
+    assert str(current_version(store.catalogs)) in said
+
+
 def test_rollback_to_a_damaged_or_absent_version_changes_nothing(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
