@@ -234,7 +234,7 @@ def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], store: Sto
     """Write every file of model/checkpoint.py's list, the manifest last."""
     config, dataset = run.config, run.dataset
     control = records.pop("control")
-    write_json(folder / "config.json", config.model_dump(mode="json"))
+    write_json(folder / "config.json", served_config(run).model_dump(mode="json"))
     save_file(run.heads.state_dict(), folder / "heads.safetensors")
     save_file(control["projectors"].state_dict(), folder / "control.safetensors")
     shutil.copytree(store.features(config.name, "cf"), folder / "sasrec", ignore=shutil.ignore_patterns("*.npy"))
@@ -258,6 +258,14 @@ def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], store: Sto
             "validation_ndcg@10": records["validation_ndcg@10"],
             **facts,
         },
+    )
+
+
+def served_config(run: Run) -> Config:
+    """The configuration with `auto` resolved: rankings depend on the dtype, so serving takes the one trained with."""
+    dtype = str(run.language_model.dtype).removeprefix("torch.")
+    return run.config.model_copy(
+        update={"language_model": run.config.language_model.model_copy(update={"dtype": dtype})}
     )
 
 
