@@ -9,7 +9,8 @@ B users, N items, Q = 3P width of a vector, K results
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ class Index:
         self._searcher = searcher
         self.vectors_NQ = vectors_NQ
         self._max_results = max_results or len(vectors_NQ)
-        self._num_threads = int(_faiss().omp_get_max_threads())
         self._max_norm = _max_norm(vectors_NQ)
 
     @property
@@ -102,8 +102,8 @@ class Index:
         if num_wanted > self._max_results or not len(users_BQ):
             return [None] * len(users_BQ)
         work = users_BQ.size * self.num_items
-        _faiss().omp_set_num_threads(self._num_threads if work > MIN_PARALLEL_WORK else 1)
-        scores_BF, rows_BF = self._searcher.search(users_BQ, num_wanted)
+        with _threads(None if work > MIN_PARALLEL_WORK else 1):
+            scores_BF, rows_BF = self._searcher.search(users_BQ, num_wanted)
         return list(zip(scores_BF, rows_BF, strict=True))
 
     def _candidates(
@@ -146,6 +146,18 @@ class Index:
         """
         scale = float(np.linalg.norm(user_Q.astype(np.float64))) * self._max_norm
         return 4 * float(np.sqrt(self.width)) * float(np.finfo(np.float32).eps) * scale
+
+
+@contextmanager
+def _threads(num: int | None) -> Iterator[None]:
+    """Search with `num` threads (None: as many as now), then put the number back: torch counts by the same setting."""
+    faiss = _faiss()
+    before = int(faiss.omp_get_max_threads())
+    faiss.omp_set_num_threads(num or before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def build_index(vectors_NQ: Floats, device: str = "cpu") -> Index:

@@ -168,3 +168,11 @@ def test_without_faiss_the_error_names_both_extras() -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert "`cpu`" in result.stderr
     assert "`gpu`" in result.stderr
+
+
+def test_a_search_leaves_the_number_of_threads_as_it_was():
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    build_index(np.eye(4, 6, dtype=np.float32)).search(np.ones((1, 6), np.float32), 2)
+    assert faiss.omp_get_max_threads() == before
