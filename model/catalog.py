@@ -133,13 +133,21 @@ class Catalog:
         """Row of an item; None when this version does not have it."""
         return self._row_of.get(item_id)
 
+    def item_id(self, row: int) -> str:
+        """Id of the item of a row; raises IndexError outside [0, N)."""
+        self._check_row(row)
+        return str(self.items["item_id"][int(row)])
+
     def item(self, row: int) -> CatalogItem:
         """The item of a row; raises IndexError outside [0, N)."""
-        if not 0 <= row < self.num_items:
-            raise IndexError(f"row {row} of a catalog of {self.num_items} items")
+        self._check_row(row)
         columns = {name: self.items[name][row].as_py() for name in CATALOG_SCHEMA.names}
         signals = {str(signal): bool(self.features.origin[signal][row] != NOTHING) for signal in SIGNALS}
         return CatalogItem(**columns, signals=signals)
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < self.num_items:
+            raise IndexError(f"row {row} of a catalog of {self.num_items} items")
 
 
 def current_version(catalogs: Path) -> str | None:

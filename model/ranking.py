@@ -26,6 +26,10 @@ class Query:
     k: int = 10
     exclude: frozenset[str] = frozenset()
     """Ids never returned, beside those of the history."""
+    categories: frozenset[str] = frozenset()
+    """Return only items of one of these categories; empty: of any, or of none."""
+    brands: frozenset[str] = frozenset()
+    """Return only items of one of these brands; empty: of any, or of none."""
     allow_repeats: bool = False
     """Let items of the history be returned."""
     weights: Weights = Weights()

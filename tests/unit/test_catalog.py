@@ -95,7 +95,7 @@ def test_a_loaded_catalog_holds_what_was_written(written: Path) -> None:
 
 def test_rows_and_ids_are_two_names_of_one_item(written: Path) -> None:
     catalog = Catalog.load(written)
-    assert [catalog.row(item_id) for item_id in catalog.item_ids] == list(range(12))
+    assert [catalog.row(catalog.item_id(row)) for row in range(12)] == list(range(12))
     assert catalog.row("unheard of") is None
     item = catalog.item(5)
     assert (item.item_id, item.title, item.brand, item.description) == ("i005", "Lamp 5", "Arbor", None)
