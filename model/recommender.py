@@ -1,13 +1,14 @@
 """One immutable snapshot of what is served: language model, checkpoint and catalog, ready to rank.
 
-`rank` must be called from one thread only, the one that owns the device. Knows neither HTTP nor users.
+`rank` and `rank_prepared` must be called from one thread only, the one that owns the device. Knows neither HTTP nor
+users.
 
 # B queries with a usable history, P shared width, K results
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +25,23 @@ from model.ranking import Query, RankedItem, Ranking, Signals, Weights
 from model.store import Store
 
 
-@dataclass(frozen=True)
-class _History:
-    """A query's history in terms of one catalog."""
+@dataclass(frozen=True, eq=False)
+class PreparedQuery:
+    """A query in terms of one catalog."""
 
+    query: Query
     rows: np.ndarray
     """int64: rows of the known items, oldest first"""
     used: np.ndarray
     """The newest of them that fit the prompt."""
     unknown: tuple[str, ...]
+    num_tokens: int
+    """Tokens that its forward pass costs; 0 when it needs none."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for queries that have the same ranking."""
+        return self.query
 
 
 class Recommender:
@@ -103,36 +112,48 @@ class Recommender:
                     f"catalog {self.catalog_version} ranks a canary history with scores that are no numbers"
                 )
 
+    def prepare(self, query: Query) -> PreparedQuery:
+        """The query in rows of this catalog, cut to what the prompt holds. Any thread; no tensors."""
+        found = [(item_id, self.catalog.row(item_id)) for item_id in query.history]
+        rows = np.array([row for _, row in found if row is not None], np.int64)
+        unknown = tuple(dict.fromkeys(item_id for item_id, row in found if row is None))
+        builder, segments = self._encoder.builder, self.catalog.segments
+        used = builder.keep_newest(rows, segments)
+        num_tokens = int(segments.lengths(used).sum()) + len(builder.instruction) if len(used) else 0
+        return PreparedQuery(query, rows, used, unknown, num_tokens)
+
     def rank(self, queries: Sequence[Query]) -> list[Ranking]:
         """Answer queries in order. An empty or all-unknown history gets the popularity ranking."""
-        histories = [self._history(query) for query in queries]
-        excluded = [self._excluded(query, history) for query, history in zip(queries, histories, strict=True)]
-        answers: list[tuple[RankedItem, ...]] = [()] * len(queries)
-        modelled = [at for at, history in enumerate(histories) if len(history.used)]
+        return self.rank_prepared([self.prepare(query) for query in queries])
+
+    def rank_prepared(self, prepared: Sequence[PreparedQuery]) -> list[Ranking]:
+        """Answer, in order, queries that this recommender has prepared."""
+        excluded = [self._excluded(one) for one in prepared]
+        answers: list[tuple[RankedItem, ...]] = [()] * len(prepared)
+        modelled = [at for at, one in enumerate(prepared) if len(one.used)]
         if modelled:
-            ranked = self._model_ranking(
-                [queries[at] for at in modelled], [histories[at] for at in modelled], [excluded[at] for at in modelled]
-            )
+            ranked = self._model_ranking([prepared[at] for at in modelled], [excluded[at] for at in modelled])
             for at, items in zip(modelled, ranked, strict=True):
                 answers[at] = items
-        for at in set(range(len(queries))).difference(modelled):
-            answers[at] = self._popular_ranking(queries[at], excluded[at])
+        for at in set(range(len(prepared))).difference(modelled):
+            answers[at] = self._popular_ranking(prepared[at].query, excluded[at])
         return [
             Ranking(
                 items=items,
-                unknown_items=history.unknown,
-                history_used=len(history.used),
-                history_truncated=len(history.used) < len(history.rows),
+                unknown_items=one.unknown,
+                history_used=len(one.used),
+                history_truncated=len(one.used) < len(one.rows),
                 checkpoint=self.checkpoint_id,
                 catalog_version=self.catalog_version,
             )
-            for items, history in zip(answers, histories, strict=True)
+            for items, one in zip(answers, prepared, strict=True)
         ]
 
     def _model_ranking(
-        self, queries: Sequence[Query], histories: Sequence[_History], excluded: Sequence[np.ndarray]
+        self, prepared: Sequence[PreparedQuery], excluded: Sequence[np.ndarray]
     ) -> list[tuple[RankedItem, ...]]:
-        user_BQ = self._encoder.encode([history.used for history in histories])
+        queries = [one.query for one in prepared]
+        user_BQ = self._encoder.encode([one.used for one in prepared])
         user_BQ = user_BQ * np.stack([self._scale(query.weights) for query in queries])
         scores_BK, rows_BK = self.catalog.index.search(user_BQ, max(query.k for query in queries), excluded)
         return [
@@ -162,15 +183,9 @@ class Recommender:
             for row in rows
         )
 
-    def _history(self, query: Query) -> _History:
-        found = [(item_id, self.catalog.row(item_id)) for item_id in query.history]
-        rows = np.array([row for _, row in found if row is not None], np.int64)
-        unknown = tuple(dict.fromkeys(item_id for item_id, row in found if row is None))
-        return _History(rows, self._encoder.builder.keep_newest(rows, self.catalog.segments), unknown)
-
-    def _excluded(self, query: Query, history: _History) -> np.ndarray:
-        named = [row for row in map(self.catalog.row, query.exclude) if row is not None]
-        seen = np.empty(0, np.int64) if query.allow_repeats else history.rows
+    def _excluded(self, prepared: PreparedQuery) -> np.ndarray:
+        named = [row for row in map(self.catalog.row, prepared.query.exclude) if row is not None]
+        seen = np.empty(0, np.int64) if prepared.query.allow_repeats else prepared.rows
         return np.unique(np.concatenate([seen, np.array(named, np.int64)]))
 
     def _scale(self, weights: Weights) -> np.ndarray:

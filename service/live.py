@@ -12,7 +12,7 @@ from model.errors import NotReadyError
 from model.ranking import Query, Ranking
 from service.batcher import Batcher
 from service.errors import AnswerTimeoutError
-from service.protocols import Catalog, Recommender
+from service.protocols import Catalog, PreparedQuery, Recommender
 from service.settings import Settings
 
 
@@ -24,6 +24,14 @@ class Answer:
     catalog: Catalog
 
 
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """A prepared query and the snapshot that prepared it, which will answer it whatever is served by then."""
+
+    prepared: PreparedQuery
+    recommender: Recommender
+
+
 class LiveRecommender:
     """The recommender that answers. Made by `live_recommender`, which owns the thread."""
 
@@ -31,8 +39,8 @@ class LiveRecommender:
         self._device = device
         self._timeout_s = settings.request_timeout_s
         self._recommender: Recommender | None = None
-        self.batcher: Batcher[Query, Answer] = Batcher(
-            self._rank_all,
+        self.batcher: Batcher[_Question, Answer] = Batcher(
+            _rank_all,
             device,
             max_batch=settings.max_batch_requests,
             max_wait_s=settings.max_wait_ms / 1000,
@@ -52,24 +60,32 @@ class LiveRecommender:
         return self._recommender
 
     async def rank(self, query: Query) -> Answer:
-        """Rank one query. Raises NotReadyError, OverloadedError, AnswerTimeoutError."""
-        _ = self.recommender  # refuse before waiting in line
+        """Rank one query by what is served now. Raises NotReadyError, OverloadedError, AnswerTimeoutError."""
+        recommender = self.recommender
+        question = _Question(recommender.prepare(query), recommender)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self.batcher.ask(query)
+                return await self.batcher.ask(question)
         except TimeoutError:
             raise AnswerTimeoutError(
                 f"no answer within {self._timeout_s:g} s: try again later, or with less history"
             ) from None
 
     async def swap_in(self, recommender: Recommender) -> None:
-        """Serve `recommender` from the next batch on, after it has ranked once on the device thread."""
+        """Serve `recommender` from the next request on, after it has ranked once on the device thread."""
         await asyncio.get_running_loop().run_in_executor(self._device, recommender.warm_up)
         self._recommender = recommender
 
-    def _rank_all(self, queries: Sequence[Query]) -> list[Answer]:
-        recommender = self.recommender  # one snapshot for the whole batch
-        return [Answer(ranking, recommender.catalog) for ranking in recommender.rank(queries)]
+
+def _rank_all(questions: Sequence[_Question]) -> list[Answer]:
+    """Answer a batch; the questions of one snapshot are ranked together."""
+    answers: dict[_Question, Answer] = {}
+    for recommender in {id(question.recommender): question.recommender for question in questions}.values():
+        own = [question for question in questions if question.recommender is recommender]
+        rankings = recommender.rank_prepared([question.prepared for question in own])
+        for question, ranking in zip(own, rankings, strict=True):
+            answers[question] = Answer(ranking, recommender.catalog)
+    return [answers[question] for question in questions]
 
 
 @asynccontextmanager

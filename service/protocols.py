@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from model.ranking import Query, Ranking
@@ -42,6 +42,18 @@ class Catalog(Protocol):
     def item(self, row: int) -> CatalogItem: ...
 
 
+class PreparedQuery(Protocol):
+    """A query in terms of one recommender, which alone can rank it."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that its forward pass costs; 0 when it needs none (popular items, a user vector at hand)."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for queries of one recommender that have the same ranking."""
+
+
 class Recommender(Protocol):
     """One catalog and the model that ranks it: the snapshot that is served."""
 
@@ -52,8 +64,14 @@ class Recommender(Protocol):
     def warm_up(self) -> None:
         """Rank once, so that the first caller does not pay for it. Device thread only."""
 
-    def rank(self, queries: Sequence[Query]) -> Sequence[Ranking]:
-        """One ranking a query, in order. Blocking; device thread only."""
+    def prepare(self, query: Query) -> PreparedQuery:
+        """What `rank_prepared` takes. Runs on the event loop: no tensors, tens of microseconds."""
+
+    def rank_prepared(self, prepared: Sequence[Any]) -> Sequence[Ranking]:
+        """One ranking for each PreparedQuery that this recommender's `prepare` made, in order.
+
+        Blocking; device thread only.
+        """
 
 
 class Publications(Protocol):

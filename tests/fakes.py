@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,6 +77,18 @@ class FakeCatalog:
         return self.items[row]
 
 
+@dataclass(frozen=True, eq=False)
+class FakePrepared:
+    """A query whose forward pass costs a token an item."""
+
+    query: Query
+    num_tokens: int
+
+    @property
+    def key(self) -> Hashable:
+        return self.query
+
+
 @dataclass
 class FakeRecommender:
     catalog: FakeCatalog
@@ -91,17 +103,24 @@ class FakeRecommender:
     def warm_up(self) -> None:
         self.is_warm = True
 
-    def rank(self, queries: Sequence[Query]) -> list[Ranking]:
-        self.batches.append(list(queries))
+    def prepare(self, query: Query) -> FakePrepared:
+        return FakePrepared(query, len(self._used(query)))
+
+    def rank_prepared(self, prepared: Sequence[FakePrepared]) -> list[Ranking]:
+        queries = [one.query for one in prepared]
+        self.batches.append(queries)
         self.before_batch()
         time.sleep(self.delay_s)
         return [self._rank_one(query) for query in queries]
+
+    def _used(self, query: Query) -> list[str]:
+        return [i for i in query.history if self.catalog.row(i) is not None][-MAX_HISTORY:]
 
     def _rank_one(self, query: Query) -> Ranking:
         if POISON in query.history:
             raise RuntimeError("secret detail of a bug")
         known = [i for i in query.history if self.catalog.row(i) is not None]
-        used = known[-MAX_HISTORY:]
+        used = self._used(query)
         seen = set() if query.allow_repeats else set(query.history)
         allowed = [item for item in self.catalog.items if item.item_id not in seen | query.exclude]
         ranked = [self._by_model(item, used, query) if used else self._by_popularity(item) for item in allowed]
