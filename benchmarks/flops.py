@@ -55,7 +55,7 @@ def _rate(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device, 
 @torch.inference_mode()
 def best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
     """The shortest of the repetitions that fit into `seconds` (at least three, after one that does not count)."""
-    times = []
+    times: list[float] = []
     _timed(work, device)
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
