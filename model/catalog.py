@@ -3,16 +3,21 @@
 catalogs/
     CURRENT                     names the version that is served
     <version>/                  never changes once it is there
-        items.parquet           what people and the prompt see of an item (CATALOG_SCHEMA)
+        items.arrow             what people and the prompt see of an item (model/catalog_items.py)
+        item_ids.npy            the row of every id (the same)
+        categories.arrow        the rows of every category (model/catalog_filters.py)
+        brands.arrow            the rows of every brand (the same)
         tokens.npy offsets.npy  segments, tokenised: int32 [T], int64 [N+1]
         <signal>.npy            features, float32 [N, width]
         <signal>_origin.npy     uint8 [N]: NOTHING, OWN, ALIGNED_TEXT (model/heads.py)
         item_vectors.npy        float32 [N, 3P]
         index.faiss             the same vectors, as FAISS's own file
         popularity.npy          int64 [N]: training events, 0 for items younger than the checkpoint
+        popular.npy             int64 [N]: rows by falling popularity, ties by row
         manifest.json           hashes, counts, dims, encoders, checkpoint, checks; written last
 
-Arrays stay on disk, memory-mapped, and item columns stay in Arrow. Knows neither how a version is made nor who asks.
+All files are memory-mapped: loading does not read them, and ten million items cost no more memory of our own than ten.
+Knows neither how a version is made nor who asks.
 """
 
 from __future__ import annotations
@@ -25,10 +30,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from model.artifacts import MANIFEST, read_manifest, replace_file
+from model.arrays import read_array
+from model.artifacts import MANIFEST, read_manifest, replace_file, verify_files
+from model.catalog_filters import Filters, RowsByName
+from model.catalog_items import Items
 from model.config import SIGNALS, Signal
 from model.errors import ArtifactError
 from model.heads import NOTHING, ItemFeatures
@@ -36,26 +42,23 @@ from model.index import Index, load_index
 from model.prompt import Segments
 
 CURRENT = "CURRENT"
-CATALOG_SCHEMA = pa.schema(
-    [
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("brand", pa.string()),
-        pa.field("category", pa.string()),
-        pa.field("description", pa.string()),
-        pa.field("image_file", pa.string()),  # below the store's images/: <2 hex>/<sha256>.<ext>
-        pa.field("image_url", pa.string()),
-    ]
-)
+FORMAT = 2
+"""Of the files of a version; raise when an older program or an older version would not fit."""
 FILES = (
-    "items.parquet",
+    "items.arrow",
+    "item_ids.npy",
+    "categories.arrow",
+    "brands.arrow",
     "tokens.npy",
     "offsets.npy",
     *(f"{signal}{part}.npy" for signal in SIGNALS for part in ("", "_origin")),
     "item_vectors.npy",
     "index.faiss",
     "popularity.npy",
+    "popular.npy",
 )
+MAX_HASHED_BYTES = 4 * 2**30
+"""Hashed at a load; what a version holds beyond that is checked by samples. About three seconds on one core."""
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -81,9 +84,8 @@ class Catalog:
 
     folder: Path
     manifest: Mapping[str, Any]
-    items: pa.Table
-    """CATALOG_SCHEMA"""
-    item_ids: list[str]
+    items: Items
+    filters: Filters
     segments: Segments
     features: ItemFeatures
     item_vectors: npt.NDArray[np.float32]
@@ -91,30 +93,39 @@ class Catalog:
     index: Index
     popularity: npt.NDArray[np.int64]
     """Training events of every item."""
-    _row_of: dict[str, int]
+    popular: npt.NDArray[np.int64]
+    """Rows by falling popularity, ties by row."""
 
     @classmethod
-    def load(cls, folder: Path, verify: bool = True, device: str = "cpu") -> Catalog:
-        """Open a version; `verify` reads and hashes every file first. `device`: where the index searches.
+    def load(
+        cls, folder: Path, verify: bool = True, device: str = "cpu", max_hashed_bytes: int | None = MAX_HASHED_BYTES
+    ) -> Catalog:
+        """Open a version. `device`: where the index searches.
 
-        Raises ArtifactError naming the file that is missing, truncated, altered, or does not fit the others.
+        `verify` compares size and hash of every file first; files that do not fit in `max_hashed_bytes` (None: no
+        limit), counted from the smallest, are hashed in samples only. Raises ArtifactError naming the file that is
+        missing, truncated, altered, of another format, or does not fit the others.
         """
-        manifest = read_manifest(folder, verify=verify)
+        manifest = read_manifest(folder, verify=False)
         _check_manifest(folder, manifest)
-        items = _read_items(folder / "items.parquet", manifest["counts"]["items"])
-        item_ids: list[str] = items["item_id"].to_pylist()
-        vectors = _read_array(folder / "item_vectors.npy", np.float32, (len(item_ids), manifest["dims"]["vector"]))
+        if verify:
+            verify_files(folder, manifest["files"], max_hashed_bytes)
+        num_items = manifest["counts"]["items"]
+        vectors = read_array(folder / "item_vectors.npy", np.float32, (num_items, manifest["dims"]["vector"]))
         return cls(
             folder=folder,
             manifest=manifest,
-            items=items,
-            item_ids=item_ids,
-            segments=_read_segments(folder, len(item_ids)),
-            features=_read_features(folder, len(item_ids), manifest["dims"]),
+            items=Items.load(folder, num_items),
+            filters=Filters(
+                categories=RowsByName.load(folder / "categories.arrow", num_items),
+                brands=RowsByName.load(folder / "brands.arrow", num_items),
+            ),
+            segments=_read_segments(folder, num_items),
+            features=_read_features(folder, num_items, manifest["dims"]),
             item_vectors=vectors,
             index=load_index(folder / "index.faiss", vectors, device),
-            popularity=_read_array(folder / "popularity.npy", np.int64, (len(item_ids),)),
-            _row_of=_unique_rows(item_ids, folder / "items.parquet"),
+            popularity=read_array(folder / "popularity.npy", np.int64, (num_items,)),
+            popular=read_array(folder / "popular.npy", np.int64, (num_items,)),
         )
 
     @property
@@ -127,27 +138,34 @@ class Catalog:
 
     @property
     def num_items(self) -> int:
-        return len(self.item_ids)
+        return len(self.items)
+
+    @property
+    def item_ids(self) -> list[str]:
+        ids: list[str] = self.items.table["item_id"].to_pylist()
+        return ids
 
     def row(self, item_id: str) -> int | None:
         """Row of an item; None when this version does not have it."""
-        return self._row_of.get(item_id)
+        return self.items.row(item_id)
 
     def item_id(self, row: int) -> str:
         """Id of the item of a row; raises IndexError outside [0, N)."""
-        self._check_row(row)
-        return str(self.items["item_id"][int(row)])
+        return self.items.item_id(row)
 
     def item(self, row: int) -> CatalogItem:
         """The item of a row; raises IndexError outside [0, N)."""
-        self._check_row(row)
-        columns = {name: self.items[name][row].as_py() for name in CATALOG_SCHEMA.names}
+        columns = self.items.columns(row)
         signals = {str(signal): bool(self.features.origin[signal][row] != NOTHING) for signal in SIGNALS}
         return CatalogItem(**columns, signals=signals)
 
-    def _check_row(self, row: int) -> None:
-        if not 0 <= row < self.num_items:
-            raise IndexError(f"row {row} of a catalog of {self.num_items} items")
+    def eligible_rows(self, categories: frozenset[str], brands: frozenset[str]) -> npt.NDArray[np.int64] | None:
+        """Rows of the items of one of `categories` and of one of `brands`, rising and read-only.
+
+        An empty set stands for any value or none; None when both are empty. Names that no item has match nothing.
+        One thread at a time.
+        """
+        return self.filters.eligible_rows(categories, brands)
 
 
 def current_version(catalogs: Path) -> str | None:
@@ -183,6 +201,11 @@ def list_versions(catalogs: Path) -> list[str]:
 
 
 def _check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    if manifest.get("kind") == "catalog" and manifest.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{folder} is a catalog of format {manifest.get('format', 1)}, and this program reads format {FORMAT}: "
+            "run `python -m offline.reindex`"
+        )
     for name in FILES:
         if name not in manifest["files"]:
             raise ArtifactError(f"{folder / MANIFEST} does not vouch for {name}: make the catalog again")
@@ -196,48 +219,16 @@ def _check_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise ArtifactError(f"{folder / MANIFEST} is not the manifest of a catalog: make the catalog again")
 
 
-def _read_items(path: Path, num_items: int) -> pa.Table:
-    try:
-        items = pq.read_table(path, memory_map=True)
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"{path} is missing or damaged ({error}): make the catalog again") from None
-    if not items.schema.equals(CATALOG_SCHEMA) or items.num_rows != num_items:
-        raise ArtifactError(f"{path} has {items.num_rows} rows of {items.schema.names}, not {num_items} catalog items")
-    return items.combine_chunks()
-
-
-def _unique_rows(item_ids: list[str], path: Path) -> dict[str, int]:
-    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-    if len(row_of) != len(item_ids):
-        raise ArtifactError(f"{path} has an item_id more than once: make the catalog again")
-    return row_of
-
-
 def _read_segments(folder: Path, num_items: int) -> Segments:
-    tokens = _read_array(folder / "tokens.npy", np.int32, (None,))
-    offsets = _read_array(folder / "offsets.npy", np.int64, (num_items + 1,))
-    if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+    tokens = read_array(folder / "tokens.npy", np.int32, (None,))
+    offsets = read_array(folder / "offsets.npy", np.int64, (num_items + 1,))
+    if offsets[0] != 0 or offsets[-1] != len(tokens) or (offsets[1:] < offsets[:-1]).any():
         raise ArtifactError(f"{folder / 'offsets.npy'} does not cut the {len(tokens)} tokens into segments")
     return Segments(tokens, offsets)
 
 
 def _read_features(folder: Path, num_items: int, widths: Mapping[Signal, int]) -> ItemFeatures:
     return ItemFeatures(
-        vectors={s: _read_array(folder / f"{s}.npy", np.float32, (num_items, widths[s])) for s in SIGNALS},
-        origin={s: _read_array(folder / f"{s}_origin.npy", np.uint8, (num_items,)) for s in SIGNALS},
+        vectors={s: read_array(folder / f"{s}.npy", np.float32, (num_items, widths[s])) for s in SIGNALS},
+        origin={s: read_array(folder / f"{s}_origin.npy", np.uint8, (num_items,)) for s in SIGNALS},
     )
-
-
-def _read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
-    """Map one array, never unpickling; None in `shape` stands for any length."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"{path} is missing or no plain array ({error}): make the catalog again") from None
-    if not isinstance(array, np.ndarray):
-        raise ArtifactError(f"{path} is no plain array: make the catalog again")
-    fits = array.ndim == len(shape) and all(e in (None, a) for e, a in zip(shape, array.shape, strict=True))
-    if array.dtype != dtype or not fits:
-        wanted = f"{np.dtype(dtype)} {['any' if n is None else n for n in shape]}"
-        raise ArtifactError(f"{path} holds {array.dtype} {list(array.shape)} where {wanted} belongs")
-    return array

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from model.artifacts import read_manifest, sha256_file
-from model.catalog import CATALOG_SCHEMA
+from model.catalog_items import CATALOG_SCHEMA
 from model.errors import ArtifactError, InvalidInputError
 from offline.dataset import ITEM_SCHEMA
 from offline.ingest.download import Downloader, DownloadSettings, is_url

@@ -14,14 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model.artifacts import read_manifest
-from model.catalog import Catalog, current_version, list_versions, require_version, set_current
+from model.catalog import FORMAT, Catalog, current_version, list_versions, require_version, set_current
+from model.catalog_filters import write_rows_by_name
+from model.catalog_items import write_items
 from model.config import SIGNALS
 from model.errors import ArtifactError, RecommenderError
 from model.heads import ItemFeatures
@@ -50,13 +52,16 @@ class Contents:
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
-    """Write every file of a catalog but its manifest."""
-    pq.write_table(contents.items, folder / "items.parquet")
+    """Write every file of a catalog but its manifest. Raises InvalidInputError when an item comes twice."""
+    write_items(folder, contents.items)
+    write_rows_by_name(folder / "categories.arrow", contents.items["category"])
+    write_rows_by_name(folder / "brands.arrow", contents.items["brand"])
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "tokens": contents.segments.tokens.astype(np.int32, copy=False),
         "offsets": contents.segments.offsets.astype(np.int64, copy=False),
         "item_vectors": contents.item_vectors,
         "popularity": contents.popularity,
+        "popular": np.argsort(-contents.popularity, kind="stable"),
     }
     for signal in SIGNALS:
         arrays[signal] = contents.features.vectors[signal]
@@ -66,12 +71,14 @@ def write_contents(folder: Path, contents: Contents) -> None:
     build_index(contents.item_vectors).save(folder / "index.faiss")
 
 
-def sizes(contents: Contents) -> dict[str, dict[str, int]]:
-    """`counts` and `dims` of the manifest."""
+def describe(contents: Contents) -> dict[str, Any]:
+    """`kind`, `format`, `counts` and `dims` of the manifest."""
     features = contents.features
     dims: dict[str, int] = {signal: features.vectors[signal].shape[1] for signal in SIGNALS}
     counts = {f"with_{signal}": int(np.count_nonzero(features.origin[signal])) for signal in SIGNALS}
     return {
+        "kind": "catalog",
+        "format": FORMAT,
         "counts": {"items": contents.items.num_rows, **counts},
         "dims": {**dims, "vector": contents.item_vectors.shape[1]},
     }
@@ -145,7 +152,7 @@ def rollback(catalogs: Path, version: str | None = None) -> tuple[str, list[str]
     for candidate in [version] if version else _earlier(catalogs):
         try:
             require_version(catalogs, candidate)
-            Catalog.load(catalogs / candidate)
+            Catalog.load(catalogs / candidate, max_hashed_bytes=None)
             set_current(catalogs, candidate)
         except ArtifactError as error:
             if version:

@@ -66,11 +66,11 @@ from offline.publish import (
     BusyError,
     Contents,
     alone,
+    describe,
     new_version,
     remove_leftovers,
     remove_old,
     rollback,
-    sizes,
     store_picture,
     write_contents,
 )
@@ -81,7 +81,7 @@ EXIT_CODES = """exit status:
   1  the new version did not pass its checks; the old one is still served
   2  an argument, item file or artifact cannot be used; the old one is still served
   3  another reindex is at work on the same store"""
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise when the same inputs would give another catalog."""
 NUM_CANARY_RESULTS = 10
 
@@ -298,14 +298,13 @@ def write_version(folder: Path, version: str, contents: Contents, inputs: Inputs
     """Write all files, the manifest last."""
     write_contents(folder, contents)
     facts = {
-        "kind": "catalog",
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "parent": inputs.parent,
         "checkpoint": inputs.checkpoint.id,
         "encoders": inputs.checkpoint.encoders,
         "inputs": inputs.facts,
-        **sizes(contents),
+        **describe(contents),
     }
     write_manifest(folder, facts)
 
@@ -375,7 +374,7 @@ def _is_current(store: Store, inputs: Inputs) -> bool:
 def _items_of(store: Store, version: str | None) -> pa.Table | None:
     """Items of a version; None when there is none, or it is damaged, in which case publishing is the remedy."""
     try:
-        return Catalog.load(store.catalogs / version, verify=False).items if version else None
+        return Catalog.load(store.catalogs / version, verify=False).items.table if version else None
     except ArtifactError:
         return None
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ import pyarrow as pa
 import pytest
 
 from model.artifacts import MANIFEST, read_manifest, write_json, write_manifest
-from model.catalog import CATALOG_SCHEMA, FILES, Catalog, current_version, list_versions, set_current
+from model.catalog import FILES, Catalog, current_version, list_versions, set_current
+from model.catalog_items import CATALOG_SCHEMA
 from model.config import SIGNALS
-from model.errors import ArtifactError
+from model.errors import ArtifactError, InvalidInputError
 from model.heads import ALIGNED_TEXT, NOTHING, OWN, ItemFeatures
 from model.index import brute_force
 from model.prompt import Segments
-from offline.publish import Contents, sizes, write_contents
+from offline.publish import Contents, describe, write_contents
 
 WIDTHS = {"image": 6, "cf": 4, "text": 5}
 
@@ -59,7 +61,7 @@ def write_catalog(folder: Path, contents: Contents | None = None) -> Path:
     contents = contents or small_contents()
     folder.mkdir(parents=True)
     write_contents(folder, contents)
-    write_manifest(folder, {"kind": "catalog", "version": folder.name, "checkpoint": "c1", **sizes(contents)})
+    write_manifest(folder, {"version": folder.name, "checkpoint": "c1", **describe(contents)})
     return folder
 
 
@@ -83,11 +85,11 @@ def vouch_again(folder: Path) -> None:
 def test_a_loaded_catalog_holds_what_was_written(written: Path) -> None:
     contents, catalog = small_contents(), Catalog.load(written)
     assert (catalog.version, catalog.checkpoint_id, catalog.num_items) == ("v1", "c1", 12)
-    assert catalog.items.equals(contents.items)
-    assert catalog.item_ids == contents.items["item_id"].to_pylist()
+    assert catalog.items.table.equals(contents.items)
     assert catalog.segments.of(3).tolist() == contents.segments.of(3).tolist()
     np.testing.assert_array_equal(catalog.item_vectors, contents.item_vectors)
     np.testing.assert_array_equal(catalog.popularity, contents.popularity)
+    np.testing.assert_array_equal(catalog.popular, np.arange(12)[::-1])
     for signal in SIGNALS:
         np.testing.assert_array_equal(catalog.features.vectors[signal], contents.features.vectors[signal])
         np.testing.assert_array_equal(catalog.features.origin[signal], contents.features.origin[signal])
@@ -198,15 +200,19 @@ def test_offsets_that_do_not_cut_the_tokens_are_refused(folder: Path) -> None:
         Catalog.load(folder)
 
 
-def test_an_item_that_comes_twice_is_refused(tmp_path: Path) -> None:
+def test_an_item_that_comes_twice_is_refused_before_it_is_written(tmp_path: Path) -> None:
     contents = small_contents()
     ids = ["i000", "i000", *contents.items["item_id"].to_pylist()[2:]]
     items = contents.items.set_column(0, CATALOG_SCHEMA.field("item_id"), pa.array(ids))
-    folder = tmp_path / "v1"
-    folder.mkdir()
-    write_contents(folder, Contents(items, *list(vars(contents).values())[1:]))
-    write_manifest(folder, {"kind": "catalog", "version": "v1", "checkpoint": "c1", **sizes(contents)})
-    with pytest.raises(ArtifactError, match="more than once"):
+    with pytest.raises(InvalidInputError, match="'i000' comes more than once"):
+        write_contents(tmp_path, replace(contents, items=items))
+
+
+def test_a_catalog_of_an_older_format_is_refused_with_the_way_out(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["format"]
+    write_json(folder / MANIFEST, manifest)
+    with pytest.raises(ArtifactError, match=r"format 1, .* offline\.reindex"):
         Catalog.load(folder)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from model.catalog import CATALOG_SCHEMA, FILES
+from model.catalog import FILES
+from model.catalog_items import CATALOG_SCHEMA
 from model.config import Config, parse_config
 from offline.dataset import INTERACTION_SCHEMA, ITEM_SCHEMA
 

@@ -1,0 +1,29 @@
+"""Plain arrays on disk, memory-mapped. Knows nothing of what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.errors import ArtifactError
+
+
+def read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+    """Map one array, never unpickling; None in `shape` stands for any length.
+
+    Raises ArtifactError when the file is missing, damaged, or holds another type or shape.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{path} is missing or no plain array ({error}): make the catalog again") from None
+    if not isinstance(array, np.ndarray):
+        raise ArtifactError(f"{path} is no plain array: make the catalog again")
+    fits = array.ndim == len(shape) and all(e in (None, a) for e, a in zip(shape, array.shape, strict=True))
+    if array.dtype != dtype or not fits:
+        wanted = f"{np.dtype(dtype)} {['any' if n is None else n for n in shape]}"
+        raise ArtifactError(f"{path} holds {array.dtype} {list(array.shape)} where {wanted} belongs")
+    return array
