@@ -1,58 +1,121 @@
 """Questions that arrive one by one are answered together.
 
-A batch closes when it is full or when its first caller has waited long enough. A full line refuses at once; a caller
-who left is not computed; a failed batch is tried again one by one, so that a bad question fails only its own caller.
-Knows neither HTTP nor tensors.
+A batch closes when the device is idle and either the line fills a batch or its first caller has waited long enough;
+service/line.py says who is in it. Callers with the same question share one computation. A line that is too long refuses
+at once and says when to come back; a caller who left or whose time is up is not computed; a failed batch is tried again
+by halves, so that a bad question fails only its own callers. Knows neither HTTP nor tensors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from model.errors import NotReadyError, OverloadedError
+from service.line import Line
 
-Question = TypeVar("Question")
+MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 60.0
+PACE_MEMORY = 0.8
+"""What the measured pace keeps of the past at each batch: the last ten batches make nine tenths of it."""
+
+
+class Question(Protocol):
+    """What can be asked."""
+
+    @property
+    def num_tokens(self) -> int:
+        """What it takes of a batch's budget."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for questions that have the same answer."""
+
+
+Asked = TypeVar("Asked", bound=Question)
 Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class _Caller(Generic[Question, Answer]):
-    question: Question
-    answer: asyncio.Future[Answer]
-    late_at: float
-    """Event-loop time at which the batch closes for this caller."""
+@dataclass(eq=False)
+class _Job(Generic[Asked, Answer]):
+    """A question and all who asked it. Times are those of the event loop."""
+
+    question: Asked
+    closes_at: float
+    """When its batch goes, full or not."""
+    deadline: float = 0.0
+    """When the last of its callers gives up."""
+    callers: set[asyncio.Future[Answer]] = field(default_factory=set)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.question.num_tokens
+
+    def is_wanted(self, now: float) -> bool:
+        return now < self.deadline and not all(caller.done() for caller in self.callers)
+
+    def resolve(self, answer: Answer) -> None:
+        for caller in self.callers:
+            if not caller.done():
+                caller.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        for caller in self.callers:
+            if not caller.done():
+                caller.set_exception(error)
 
 
-class Batcher(Generic[Question, Answer]):
+class _Pace:
+    """How fast batches are answered, averaged over the recent ones."""
+
+    def __init__(self) -> None:
+        self._tokens = 0.0
+        self._seconds = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._tokens = PACE_MEMORY * self._tokens + tokens
+        self._seconds = PACE_MEMORY * self._seconds + seconds
+
+    def seconds_for(self, tokens: int) -> float:
+        """0 while nothing is known."""
+        return tokens * self._seconds / self._tokens if self._tokens else 0.0
+
+
+class Batcher(Generic[Asked, Answer]):
     """Use as `async with Batcher(...) as batcher`; leaving answers whoever still waits, then stops."""
 
     def __init__(
         self,
-        answer_all: Callable[[Sequence[Question]], Sequence[Answer]],
+        answer_all: Callable[[Sequence[Asked]], Sequence[Answer]],
         executor: Executor,
         *,
-        max_batch: int,
+        max_tokens: int,
+        max_requests: int,
         max_wait_s: float,
         max_line: int,
+        timeout_s: float,
     ) -> None:
         """`answer_all` blocks, runs in `executor`, one batch at a time, and returns one answer a question, in order."""
         self._answer_all = answer_all
         self._executor = executor
-        self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._max_line = max_line
-        self._line: deque[_Caller[Question, Answer]] = deque()
+        self._timeout_s = timeout_s
+        self._line: Line[_Job[Asked, Answer]] = Line(max_tokens, max_requests)
+        self._jobs: dict[Hashable, _Job[Asked, Answer]] = {}
+        """Every question that waits or is being computed and still has a caller."""
+        self._running_tokens = 0
+        self._pace = _Pace()
         self._changed = asyncio.Event()
+        self._device = asyncio.Lock()
         self._closing = False
 
     async def __aenter__(self) -> Self:
@@ -66,69 +129,117 @@ class Batcher(Generic[Question, Answer]):
         self._changed.set()
         await self._loop
 
-    async def ask(self, question: Question) -> Answer:
-        """The answer to one question. Raises OverloadedError when the line is full, NotReadyError when closing.
+    async def ask(self, question: Asked) -> Answer:
+        """The answer to one question. Cancelling gives up the place in line, unless someone else asks the same.
 
-        Cancelling takes the question out of the line.
+        Raises OverloadedError when too many wait already, TimeoutError when the answer is not there in time,
+        NotReadyError when closing.
         """
         if self._closing:
             raise NotReadyError("the service is shutting down; ask another replica")
-        if len(self._line) >= self._max_line:
-            raise OverloadedError(f"{self._max_line} requests are waiting already; try again later")
         loop = asyncio.get_running_loop()
-        caller = _Caller[Question, Answer](question, loop.create_future(), loop.time() + self._max_wait_s)
-        self._line.append(caller)
-        self._changed.set()
+        job = self._jobs.get(question.key) or self._enqueue(question, loop.time())
+        deadline = job.deadline = loop.time() + self._timeout_s
+        answer: asyncio.Future[Answer] = loop.create_future()
+        job.callers.add(answer)
         try:
-            return await caller.answer
+            async with asyncio.timeout_at(deadline):
+                return await answer
         finally:
-            with suppress(ValueError):  # not there any more: the usual case
-                self._line.remove(caller)
+            job.callers.discard(answer)
+            if not job.callers:
+                self._forget(job)
+
+    async def run_between_batches(self, work: Callable[[], Result]) -> Result:
+        """Run blocking work in the executor while no batch is there; who asks meanwhile waits in line."""
+        async with self._device:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _enqueue(self, question: Asked, now: float) -> _Job[Asked, Answer]:
+        wait_s = self._pace.seconds_for(self._line.num_tokens + self._running_tokens)
+        if len(self._line) >= self._max_line or wait_s > self._timeout_s:
+            raise OverloadedError(
+                f"{len(self._line)} requests are waiting already; try again later",
+                retry_after_s=min(max(wait_s, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S),
+            )
+        job = _Job[Asked, Answer](question, closes_at=now + self._max_wait_s)
+        self._jobs[question.key] = job
+        self._line.add(job)
+        self._changed.set()
+        return job
+
+    def _forget(self, job: _Job[Asked, Answer]) -> None:
+        """From now on the same question is a new one."""
+        self._line.discard(job)
+        if self._jobs.get(job.question.key) is job:
+            del self._jobs[job.question.key]
 
     async def _run(self) -> None:
         while not self._closing or self._line:
-            await self._answer(await self._next_batch())
+            await self._batch_is_due()
+            async with self._device:
+                await self._answer_next_batch()
 
-    async def _next_batch(self) -> list[_Caller[Question, Answer]]:
-        """Wait for a first caller, then until the batch is full or that caller has waited long enough."""
+    async def _answer_next_batch(self) -> None:
+        self._still_wanted(self._line)
+        batch = self._line.take_batch()
+        self._running_tokens = sum(job.num_tokens for job in batch)
+        await self._answer(batch)
+        self._running_tokens = 0
+
+    async def _batch_is_due(self) -> None:
+        """Wait for a first caller, then until a batch is full or that caller has waited long enough."""
         while not self._line and not self._closing:
             await self._change()
-        if self._line:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(self._line[0].late_at):
-                    while len(self._line) < self._max_batch and not self._closing:
-                        await self._change()
-        return [self._line.popleft() for _ in range(min(self._max_batch, len(self._line)))]
+        first = next(iter(self._line), None)
+        if first is None or first.closes_at <= asyncio.get_running_loop().time():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(first.closes_at):
+                while not self._line.fills_a_batch and not self._closing:
+                    await self._change()
 
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _answer(self, batch: list[_Caller[Question, Answer]]) -> None:
-        batch = [caller for caller in batch if not caller.answer.done()]
+    def _still_wanted(self, jobs: Iterable[_Job[Asked, Answer]]) -> list[_Job[Asked, Answer]]:
+        """Those that someone waits for; the others are forgotten."""
+        now = asyncio.get_running_loop().time()
+        wanted = {job: job.is_wanted(now) for job in jobs}
+        for job, is_wanted in wanted.items():
+            if not is_wanted:
+                self._forget(job)
+        return [job for job, is_wanted in wanted.items() if is_wanted]
+
+    async def _answer(self, batch: list[_Job[Asked, Answer]]) -> None:
+        batch = self._still_wanted(batch)  # a half of a failed batch may have waited for the other
         if not batch:
             return
         try:
-            answers = await self._compute([caller.question for caller in batch])
+            answers = await self._compute(batch)
         except Exception as error:  # noqa: BLE001 - each caller gets it, and the loop lives on
-            await self._answer_one_by_one(batch, error)
+            await self._answer_by_halves(batch, error)
         else:
-            for caller, answer in zip(batch, answers, strict=True):
-                if not caller.answer.done():
-                    caller.answer.set_result(answer)
+            for job, answer in zip(batch, answers, strict=True):
+                self._forget(job)
+                job.resolve(answer)
 
-    async def _compute(self, questions: list[Question]) -> Sequence[Answer]:
+    async def _compute(self, batch: list[_Job[Asked, Answer]]) -> Sequence[Answer]:
         loop = asyncio.get_running_loop()
-        answers = await loop.run_in_executor(self._executor, self._answer_all, questions)
-        if len(answers) != len(questions):
-            raise RuntimeError(f"{len(questions)} questions were answered by {len(answers)} answers")
+        started = loop.time()
+        answers = await loop.run_in_executor(self._executor, self._answer_all, [job.question for job in batch])
+        if len(answers) != len(batch):
+            raise RuntimeError(f"{len(batch)} questions were answered by {len(answers)} answers")
+        self._pace.add(sum(job.num_tokens for job in batch), loop.time() - started)
         return answers
 
-    async def _answer_one_by_one(self, batch: list[_Caller[Question, Answer]], error: Exception) -> None:
+    async def _answer_by_halves(self, batch: list[_Job[Asked, Answer]], error: Exception) -> None:
         if len(batch) == 1:
-            if not batch[0].answer.done():
-                batch[0].answer.set_exception(error)
+            self._forget(batch[0])
+            batch[0].fail(error)
             return
-        logger.warning("a batch of %d failed (%s); answering one by one", len(batch), type(error).__name__)
-        for caller in batch:
-            await self._answer([caller])
+        logger.warning("a batch of %d failed (%s); trying its halves", len(batch), type(error).__name__)
+        middle = len(batch) // 2
+        await self._answer(batch[:middle])
+        await self._answer(batch[middle:])

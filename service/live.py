@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,20 +30,29 @@ class _Question:
     prepared: PreparedQuery
     recommender: Recommender
 
+    @property
+    def num_tokens(self) -> int:
+        return self.prepared.num_tokens
+
+    @property
+    def key(self) -> Hashable:
+        return id(self.recommender), self.prepared.key
+
 
 class LiveRecommender:
     """The recommender that answers. Made by `live_recommender`, which owns the thread."""
 
     def __init__(self, device: ThreadPoolExecutor, settings: Settings) -> None:
-        self._device = device
         self._timeout_s = settings.request_timeout_s
         self._recommender: Recommender | None = None
         self.batcher: Batcher[_Question, Answer] = Batcher(
             _rank_all,
             device,
-            max_batch=settings.max_batch_requests,
+            max_tokens=settings.max_batch_tokens,
+            max_requests=settings.max_batch_requests,
             max_wait_s=settings.max_wait_ms / 1000,
             max_line=settings.max_line,
+            timeout_s=settings.request_timeout_s,
         )
 
     @property
@@ -64,8 +72,7 @@ class LiveRecommender:
         recommender = self.recommender
         question = _Question(recommender.prepare(query), recommender)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self.batcher.ask(question)
+            return await self.batcher.ask(question)
         except TimeoutError:
             raise AnswerTimeoutError(
                 f"no answer within {self._timeout_s:g} s: try again later, or with less history"
@@ -73,7 +80,7 @@ class LiveRecommender:
 
     async def swap_in(self, recommender: Recommender) -> None:
         """Serve `recommender` from the next request on, after it has ranked once on the device thread."""
-        await asyncio.get_running_loop().run_in_executor(self._device, recommender.warm_up)
+        await self.batcher.run_between_batches(recommender.warm_up)
         self._recommender = recommender
 
 

@@ -30,12 +30,17 @@ class Settings(BaseSettings):
     """INFO writes one line a request; WARNING only what needs attention."""
     max_body_bytes: int = Field(default=2048 * KIBIBYTE, ge=KIBIBYTE)
     """Largest request body; above it 413. The default holds 1,500 ids of 256 characters in UTF-8."""
-    max_batch_requests: int = Field(default=16, ge=1)
-    """Requests ranked together. Higher: more throughput, more memory, longer turns."""
-    max_wait_ms: float = Field(default=2.0, ge=0, le=1000)
-    """How long a lone request waits for company. 0 gives the lowest latency when idle; raise it on a busy GPU."""
-    max_line: int = Field(default=128, ge=1)
-    """Requests that may wait; the next one is answered 429 at once. About what is ranked in `request_timeout_s`."""
+    max_batch_tokens: int = Field(default=2048, ge=1)
+    """Prompt tokens computed together; a longer prompt goes alone. Raise it on a GPU (16384 and more) for throughput;
+    lower it where the turn of a full batch, the least that a busy service makes callers wait, is too long."""
+    max_batch_requests: int = Field(default=64, ge=1)
+    """Requests ranked together; bounds batches of requests that cost no tokens."""
+    max_wait_ms: float = Field(default=0.0, ge=0, le=1000)
+    """How long a request waits for company while the device is idle. 0 is best for latency and rarely worse for
+    throughput: whoever comes while the device is busy goes together anyway."""
+    max_line: int = Field(default=1024, ge=1)
+    """Requests that may wait; the next one is answered 429 at once, as is one that would have to wait longer than
+    `request_timeout_s`, judged by the speed of recent batches. Bounds memory."""
     request_timeout_s: float = Field(default=30.0, gt=0)
     """Longest a request waits for its ranking; then 504, and nothing more is computed for it."""
     drain_timeout_s: int = Field(default=30, ge=1)

@@ -160,7 +160,8 @@ def test_a_full_line_is_answered_at_once_with_when_to_come_back(tmp_path: Path) 
 
 async def ask_at_once(url: str, num_callers: int) -> list[httpx.Response]:
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        return await asyncio.gather(*(client.post("/recommend", json={"history": []}) for _ in range(num_callers)))
+        requests = [{"history": [f"unheard of {n}"]} for n in range(num_callers)]
+        return await asyncio.gather(*(client.post("/recommend", json=request) for request in requests))
 
 
 def test_sigterm_answers_what_was_accepted_and_then_stops(tmp_path: Path) -> None:
@@ -176,7 +177,8 @@ def test_sigterm_answers_what_was_accepted_and_then_stops(tmp_path: Path) -> Non
 
 async def ask_then_stop(server: Server, num_callers: int) -> list[httpx.Response]:
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as client, asyncio.TaskGroup() as group:
-        asked = [group.create_task(client.post("/recommend", json={"history": []})) for _ in range(num_callers)]
+        requests = [{"history": [f"unheard of {n}"]} for n in range(num_callers)]
+        asked = [group.create_task(client.post("/recommend", json=request)) for request in requests]
         await asyncio.sleep(0.3)
         server.process.terminate()
     return [await task for task in asked]
@@ -186,7 +188,7 @@ def test_nothing_is_ranked_for_a_caller_who_hung_up(tmp_path: Path) -> None:
     publish(tmp_path, "v1", SHELF)
     with served(tmp_path, RECOMMENDER_MAX_BATCH_REQUESTS="1", FAKE_DELAY_S="0.4") as server, server.client() as client:
         wait_for_version(client, "v1")
-        callers = [send_and_keep(server.url, b'{"history": []}') for _ in range(8)]
+        callers = [send_and_keep(server.url, b'{"history": ["unheard of %d"]}' % n) for n in range(8)]
         time.sleep(0.1)
         for caller in callers:
             caller.close()
