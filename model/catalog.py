@@ -167,6 +167,10 @@ class Catalog:
         """
         return self.filters.eligible_rows(categories, brands)
 
+    def unknown_filters(self, categories: frozenset[str], brands: frozenset[str]) -> tuple[str, ...]:
+        """Those names that no item has, in order of the alphabet."""
+        return self.filters.unknown(categories, brands)
+
 
 def current_version(catalogs: Path) -> str | None:
     """The version that is served; None before the first is published. Raises ArtifactError when CURRENT is damaged."""

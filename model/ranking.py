@@ -27,9 +27,9 @@ class Query:
     exclude: frozenset[str] = frozenset()
     """Ids never returned, beside those of the history."""
     categories: frozenset[str] = frozenset()
-    """Return only items of one of these categories; empty: of any, or of none."""
+    """Return only items of one of these; empty: whatever the category."""
     brands: frozenset[str] = frozenset()
-    """Return only items of one of these brands; empty: of any, or of none."""
+    """Return only items of one of these; empty: whatever the brand."""
     allow_repeats: bool = False
     """Let items of the history be returned."""
     weights: Weights = Weights()
@@ -67,3 +67,5 @@ class Ranking:
     """Whether older items were left out because the history is longer than the model reads."""
     checkpoint: str
     catalog_version: str
+    unknown_filters: tuple[str, ...] = ()
+    """Categories and brands of the query that no item has, in order of the alphabet."""

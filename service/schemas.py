@@ -15,6 +15,7 @@ from service.live import Answer
 from service.protocols import Catalog, CatalogItem
 
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+FilterName = Annotated[str, Field(min_length=1, max_length=256)]
 IncludedField = Literal["title", "brand", "category", "image_url"]
 Weight = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
@@ -48,6 +49,7 @@ class RecommendRequest(_Request):
                     "history": ["B001", "B017"],
                     "k": 5,
                     "exclude": ["B099"],
+                    "categories": ["Mugs", "Bowls"],
                     "include": ["title", "image_url"],
                     "weights": {"image": 2.0},
                 },
@@ -61,6 +63,10 @@ class RecommendRequest(_Request):
     """How many items to return."""
     exclude: Annotated[list[ItemId], Field(max_length=500)] = []
     """Ids never to return."""
+    categories: Annotated[list[FilterName], Field(max_length=100)] = []
+    """Return only items of one of these categories, spelt as in the catalog. Empty: whatever the category."""
+    brands: Annotated[list[FilterName], Field(max_length=100)] = []
+    """Return only items of one of these brands. Given both, an item must be of a category and of a brand named."""
     allow_repeats: bool = False
     """Whether items of the history may be returned."""
     include: list[IncludedField] = []
@@ -73,6 +79,8 @@ class RecommendRequest(_Request):
             history=tuple(self.history),
             k=self.k,
             exclude=frozenset(self.exclude),
+            categories=frozenset(self.categories),
+            brands=frozenset(self.brands),
             allow_repeats=self.allow_repeats,
             weights=Weights(image=self.weights.image, cf=self.weights.cf, text=self.weights.text),
         )
@@ -133,6 +141,7 @@ class RecommendResponse(_Response):
                         }
                     ],
                     "unknown_items": [],
+                    "unknown_filters": [],
                     "history_used": 3,
                     "history_truncated": False,
                 }
@@ -148,6 +157,8 @@ class RecommendResponse(_Response):
     """By falling score."""
     unknown_items: list[str]
     """Ids of the history that the catalog does not have."""
+    unknown_filters: list[str]
+    """Those of `categories` and `brands` that no item of the catalog has."""
     history_used: int
     """Items of the history that the model was shown."""
     history_truncated: bool
@@ -162,6 +173,7 @@ class RecommendResponse(_Response):
             catalog_version=ranking.catalog_version,
             items=[RecommendedItem.of(item, answer.catalog, include) for item in ranking.items],
             unknown_items=list(ranking.unknown_items),
+            unknown_filters=list(ranking.unknown_filters),
             history_used=ranking.history_used,
             history_truncated=ranking.history_truncated,
         )

@@ -70,6 +70,10 @@ class FakeCatalog:
     def num_items(self) -> int:
         return len(self.items)
 
+    @property
+    def names(self) -> set[str | None]:
+        return {name for item in self.items for name in (item.category, item.brand)}
+
     def row(self, item_id: str) -> int | None:
         return next((row for row, item in enumerate(self.items) if item.item_id == item_id), None)
 
@@ -122,7 +126,8 @@ class FakeRecommender:
         known = [i for i in query.history if self.catalog.row(i) is not None]
         used = self._used(query)
         seen = set() if query.allow_repeats else set(query.history)
-        allowed = [item for item in self.catalog.items if item.item_id not in seen | query.exclude]
+        eligible = [item for item in self.catalog.items if _is_eligible(item, query)]
+        allowed = [item for item in eligible if item.item_id not in seen | query.exclude]
         ranked = [self._by_model(item, used, query) if used else self._by_popularity(item) for item in allowed]
         ranked.sort(key=lambda item: -item.score)  # stable: ties stay in row order
         return Ranking(
@@ -132,6 +137,7 @@ class FakeRecommender:
             history_truncated=len(known) > len(used),
             checkpoint=self.checkpoint_id,
             catalog_version=self.catalog.version,
+            unknown_filters=tuple(sorted((query.categories | query.brands) - self.catalog.names)),
         )
 
     def _by_model(self, item: FakeItem, used: list[str], query: Query) -> RankedItem:
@@ -147,6 +153,11 @@ class FakeRecommender:
     def _by_popularity(self, item: FakeItem) -> RankedItem:
         total = sum(other.events for other in self.catalog.items) or 1
         return RankedItem(item.item_id, item.events / total, "popular", None)
+
+
+def _is_eligible(item: FakeItem, query: Query) -> bool:
+    of_category = not query.categories or item.category in query.categories
+    return of_category and (not query.brands or item.brand in query.brands)
 
 
 class FakePublications:

@@ -42,6 +42,7 @@ async def test_a_history_is_ranked_with_its_three_addends(tmp_path: Path) -> Non
             {"item_id": "blue/mug", "score": 2, "signals": {"image": 0, "cf": 1, "text": 1}, "source": "model"},
         ],
         "unknown_items": [],
+        "unknown_filters": [],
         "history_used": 1,
         "history_truncated": False,
     }
@@ -61,6 +62,19 @@ async def test_excluded_items_repeats_and_weights_reach_the_recommender(tmp_path
     assert ids(without) == ["blue/mug"]
     assert ids(repeats) == ["red mug"]
     assert looks["items"][0]["signals"] == {"image": 3, "cf": 0, "text": 0.5}
+
+
+async def test_only_items_of_the_categories_and_brands_named_are_returned(tmp_path: Path) -> None:
+    async with serving(tmp_path) as client:
+        by_category = await recommended(client, history=["red bowl"], categories=["Mugs", "Pots"])
+        by_both = await recommended(client, history=["red bowl"], categories=["Mugs"], brands=["Kiln"])
+    assert ids(by_category) == ids(by_both) == ["red mug"]
+
+
+async def test_names_that_no_item_has_give_an_empty_answer_that_says_so(tmp_path: Path) -> None:
+    async with serving(tmp_path) as client:
+        answer = await recommended(client, history=["red bowl"], categories=["Pots"], brands=["Kiln", "Ember"])
+    assert (ids(answer), answer["unknown_filters"]) == ([], ["Ember", "Pots"])
 
 
 async def test_unknown_items_are_reported(tmp_path: Path) -> None:
@@ -91,7 +105,9 @@ async def test_every_answer_has_its_own_id(tmp_path: Path) -> None:
 
 async def test_the_longest_request_is_accepted(tmp_path: Path) -> None:
     async with serving(tmp_path) as client:
-        answer = await recommended(client, history=[f"{n:0256}" for n in range(1000)], exclude=["x" * 256] * 500)
+        answer = await recommended(
+            client, history=[f"{n:0256}" for n in range(1000)], exclude=["x" * 256] * 500, brands=["b" * 256] * 100
+        )
     assert len(answer["unknown_items"]) == 1000
 
 
@@ -104,6 +120,8 @@ async def test_the_longest_request_is_accepted(tmp_path: Path) -> None:
         ('{"history": ["a", ""]}', "history.1"),
         ('{"history": [null]}', "history.0"),
         ('{"history": ["\\ud800"]}', "history.0"),
+        ('{"history": [], "categories": "Mugs"}', "categories"),
+        ('{"history": [], "brands": ["Kiln", ""]}', "brands.1"),
         ('{"history": [], "k": "5"}', "k"),
         ('{"history": [], "k": true}', "k"),
         ('{"history": [], "k": 5.5}', "k"),
@@ -141,8 +159,10 @@ async def test_an_unusable_request_is_refused_by_field(tmp_path: Path, body: str
     assert (error["field"], error["request_id"]) == (field, "mine")
 
 
-@pytest.mark.parametrize(("name", "length"), [("history", 1001), ("exclude", 501)])
-async def test_too_many_ids_are_refused(tmp_path: Path, name: str, length: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "length"), [("history", 1001), ("exclude", 501), ("categories", 101), ("brands", 101)]
+)
+async def test_too_long_a_list_is_refused(tmp_path: Path, name: str, length: int) -> None:
     async with serving(tmp_path) as client:
         response = await client.post("/recommend", json={"history": [], name: ["a"] * length})
     assert (response.status_code, response.json()["field"]) == (422, name)
@@ -196,6 +216,8 @@ NEARLY_REQUESTS = st.fixed_dictionaries(
     optional={
         "k": st.integers(-1, 102) | ANY_JSON,
         "exclude": ITEM_IDS | ANY_JSON,
+        "categories": ITEM_IDS | ANY_JSON,
+        "brands": ITEM_IDS | ANY_JSON,
         "allow_repeats": st.booleans() | ANY_JSON,
         "include": st.lists(st.sampled_from(["title", "brand", "category", "image_url", "price"])) | ANY_JSON,
         "weights": st.dictionaries(st.sampled_from(["image", "cf", "text", "sound"]), st.floats() | ANY_JSON)
