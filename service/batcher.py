@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,21 +46,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Job(Generic[Asked, Answer]):
-    """A question and all who asked it. Times are those of the event loop."""
+    """A question and all who asked it."""
 
     question: Asked
     closes_at: float
-    """When its batch goes, full or not."""
-    deadline: float = 0.0
-    """When the last of its callers gives up."""
+    """Event-loop time at which its batch goes, full or not."""
     callers: set[asyncio.Future[Answer]] = field(default_factory=set)
 
     @property
     def num_tokens(self) -> int:
         return self.question.num_tokens
 
-    def is_wanted(self, now: float) -> bool:
-        return now < self.deadline and not all(caller.done() for caller in self.callers)
+    @property
+    def is_wanted(self) -> bool:
+        """Whether someone still waits, who has neither left nor run out of time."""
+        return not all(caller.done() for caller in self.callers)
 
     def resolve(self, answer: Answer) -> None:
         for caller in self.callers:
@@ -139,11 +139,10 @@ class Batcher(Generic[Asked, Answer]):
             raise NotReadyError("the service is shutting down; ask another replica")
         loop = asyncio.get_running_loop()
         job = self._jobs.get(question.key) or self._enqueue(question, loop.time())
-        deadline = job.deadline = loop.time() + self._timeout_s
         answer: asyncio.Future[Answer] = loop.create_future()
         job.callers.add(answer)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(self._timeout_s):
                 return await answer
         finally:
             job.callers.discard(answer)
@@ -181,7 +180,6 @@ class Batcher(Generic[Asked, Answer]):
                 await self._answer_next_batch()
 
     async def _answer_next_batch(self) -> None:
-        self._still_wanted(self._line)
         batch = self._line.take_batch()
         self._running_tokens = sum(job.num_tokens for job in batch)
         await self._answer(batch)
@@ -203,17 +201,8 @@ class Batcher(Generic[Asked, Answer]):
         self._changed.clear()
         await self._changed.wait()
 
-    def _still_wanted(self, jobs: Iterable[_Job[Asked, Answer]]) -> list[_Job[Asked, Answer]]:
-        """Those that someone waits for; the others are forgotten."""
-        now = asyncio.get_running_loop().time()
-        wanted = {job: job.is_wanted(now) for job in jobs}
-        for job, is_wanted in wanted.items():
-            if not is_wanted:
-                self._forget(job)
-        return [job for job, is_wanted in wanted.items() if is_wanted]
-
     async def _answer(self, batch: list[_Job[Asked, Answer]]) -> None:
-        batch = self._still_wanted(batch)  # a half of a failed batch may have waited for the other
+        batch = [job for job in batch if job.is_wanted]
         if not batch:
             return
         try:

@@ -61,10 +61,10 @@ async def batching(doubler: Doubler, **settings: Any) -> AsyncIterator[Batcher[N
                 doubler.may_run.set()
 
 
-async def hold_the_device(doubler: Doubler, batcher: Batcher[Number, int]) -> asyncio.Task[int]:
+async def hold_the_device(doubler: Doubler, batcher: Batcher[Number, int], num_tokens: int = 1) -> asyncio.Task[int]:
     """Keep the thread busy with question 0, so that whoever asks now has to wait."""
     doubler.may_run.clear()
-    first = asyncio.create_task(batcher.ask(Number(0)))
+    first = asyncio.create_task(batcher.ask(Number(0, num_tokens)))
     while not doubler.batches:
         await asyncio.sleep(0.001)
     return first
@@ -264,12 +264,13 @@ async def test_who_is_refused_learns_how_long_the_line_will_take() -> None:
     async with batching(doubler, max_tokens=50, max_line=1) as batcher:
         await batcher.ask(Number(1, num_tokens=50))
         doubler.batches.clear()
-        await hold_the_device(doubler, batcher)
-        waiting = await in_line(batcher, Number(2, num_tokens=5000))
+        running = await hold_the_device(doubler, batcher, num_tokens=2000)
+        waiting = await in_line(batcher, Number(2, num_tokens=3000))
         with pytest.raises(OverloadedError) as refused:
             await batcher.ask(Number(3))
-        await leave(*waiting)
-    assert 5 <= refused.value.retry_after_s < 10  # 5,001 tokens at a millisecond each, on a busy machine
+        doubler.token_s = 0.0
+        await leave(running, *waiting)
+    assert 5 <= refused.value.retry_after_s < 10  # 5,000 tokens at a millisecond each, on a busy machine
 
 
 async def test_nobody_is_told_to_come_back_next_week() -> None:
