@@ -10,6 +10,7 @@ files are written.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,10 @@ def _hashed_ids(ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
 def _refuse_repeated(ids: pa.ChunkedArray, hashes_N: npt.NDArray[np.uint64], rows_N: npt.NDArray[np.int64]) -> None:
     """Equal ids have equal hashes, so only runs of equal hashes are looked at."""
     follows_equal = np.flatnonzero(hashes_N[1:] == hashes_N[:-1]) + 1
-    suspects = ids.take(pa.array(np.unique(rows_N[np.r_[follows_equal, follows_equal - 1]]))).to_pylist()
-    repeated = sorted({item_id for item_id in suspects if suspects.count(item_id) > 1})
-    if repeated:
-        raise InvalidInputError(f"item_id {repeated[0]!r} comes more than once: an item has one row", "item_id")
+    suspects = ids.take(pa.array(np.unique(rows_N[np.r_[follows_equal - 1, follows_equal]]))).to_pylist()
+    for item_id, num in Counter(suspects).items():
+        if num > 1:
+            raise InvalidInputError(f"item_id {item_id!r} comes {num} times: an item has one row", "item_id")
 
 
 def _batches(column: pa.ChunkedArray) -> list[pa.ChunkedArray]:

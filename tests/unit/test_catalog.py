@@ -112,8 +112,19 @@ def test_an_item_tells_which_signals_it_has(written: Path) -> None:
 
 @pytest.mark.parametrize("row", [-1, 12])
 def test_a_row_outside_the_catalog_is_an_error(written: Path, row: int) -> None:
-    with pytest.raises(IndexError, match="12 items"):
-        Catalog.load(written).item(row)
+    catalog = Catalog.load(written)
+    for ask in (catalog.item, catalog.item_id):
+        with pytest.raises(IndexError, match="12 items"):
+            ask(row)
+
+
+def test_a_filter_finds_the_items_of_its_category_and_brand(written: Path) -> None:
+    catalog = Catalog.load(written)
+    assert catalog.eligible_rows(frozenset(), frozenset()) is None
+    found = catalog.eligible_rows(frozenset({"Lamps", "Chairs"}), frozenset({"Arbor"}))
+    assert found is not None
+    assert found.tolist() == [1, 3, 5, 7, 9, 11]
+    assert catalog.unknown_filters(frozenset({"Lamps", "Chairs"}), frozenset({"Arbor", "Ember"})) == ("Chairs", "Ember")
 
 
 def test_the_index_searches_the_item_vectors(written: Path) -> None:
@@ -146,6 +157,14 @@ def test_a_flipped_bit_is_refused_by_name(folder: Path, name: str) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=f"/{re.escape(name)}"):
         Catalog.load(folder)
+
+
+def test_a_file_beyond_the_hashed_bytes_is_still_hashed_when_it_is_small(folder: Path) -> None:
+    content = bytearray((folder / "image.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "image.npy").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"image\.npy differs"):
+        Catalog.load(folder, max_hashed_bytes=0)
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
@@ -204,7 +223,7 @@ def test_an_item_that_comes_twice_is_refused_before_it_is_written(tmp_path: Path
     contents = small_contents()
     ids = ["i000", "i000", *contents.items["item_id"].to_pylist()[2:]]
     items = contents.items.set_column(0, CATALOG_SCHEMA.field("item_id"), pa.array(ids))
-    with pytest.raises(InvalidInputError, match="'i000' comes more than once"):
+    with pytest.raises(InvalidInputError, match="'i000' comes 2 times"):
         write_contents(tmp_path, replace(contents, items=items))
 
 
