@@ -26,4 +26,4 @@ def read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...
     if array.dtype != dtype or not fits:
         wanted = f"{np.dtype(dtype)} {['any' if n is None else n for n in shape]}"
         raise ArtifactError(f"{path} holds {array.dtype} {list(array.shape)} where {wanted} belongs")
-    return array
+    return array.view(np.ndarray)  # np.memmap, a subclass, makes every small access several times slower

@@ -42,6 +42,7 @@ class Items:
     def __init__(self, table: pa.Table, hashes_2N: npt.NDArray[np.uint64]) -> None:
         self.table = table
         """CATALOG_SCHEMA, memory-mapped"""
+        self._num_items = int(table.num_rows)
         self._columns = {name: table[name] for name in table.column_names}
         self._hashes_N, self._rows_N = hashes_2N
 
@@ -60,12 +61,12 @@ class Items:
         return cls(table, read_array(folder / IDS_FILE, np.uint64, (2, num_items)))
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return self._num_items
 
     def row(self, item_id: str) -> int | None:
         """Row of an item; None when there is no such item."""
         wanted = np.uint64(_hash(item_id))
-        for at in range(int(self._hashes_N.searchsorted(wanted)), len(self)):
+        for at in range(int(self._hashes_N.searchsorted(wanted)), self._num_items):
             if self._hashes_N[at] != wanted:
                 break
             row = int(self._rows_N[at])
@@ -83,8 +84,8 @@ class Items:
         return {name: column[row].as_py() for name, column in self._columns.items()}
 
     def _checked(self, row: int) -> int:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of a catalog of {len(self)} items")
+        if not 0 <= row < self._num_items:
+            raise IndexError(f"row {row} of a catalog of {self._num_items} items")
         return int(row)
 
 

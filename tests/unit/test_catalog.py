@@ -137,7 +137,7 @@ def test_the_index_searches_the_item_vectors(written: Path) -> None:
 
 def test_arrays_stay_on_disk_and_cannot_be_written(written: Path) -> None:
     catalog = Catalog.load(written)
-    assert isinstance(catalog.item_vectors, np.memmap)
+    assert isinstance(catalog.item_vectors.base, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         catalog.features.vectors["image"][0, 0] = 1.0
 
