@@ -48,15 +48,16 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return described
 
 
-def _live(request: Request) -> LiveRecommender:
+# FastAPI runs dependencies that are not async in a pool of threads: a tenth of a millisecond each.
+async def _live(request: Request) -> LiveRecommender:
     return cast(LiveRecommender, request.state.live)
 
 
-def _watcher(request: Request) -> CatalogWatcher:
+async def _watcher(request: Request) -> CatalogWatcher:
     return cast(CatalogWatcher, request.state.watcher)
 
 
-def _store(request: Request) -> Store:
+async def _store(request: Request) -> Store:
     return cast(Store, request.state.store)
 
 
@@ -65,7 +66,7 @@ WatcherDep = Annotated[CatalogWatcher, Depends(_watcher)]
 StoreDep = Annotated[Store, Depends(_store)]
 
 
-def _catalog(live: LiveDep) -> Catalog:
+async def _catalog(live: LiveDep) -> Catalog:
     return live.recommender.catalog
 
 
