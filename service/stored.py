@@ -31,6 +31,6 @@ class StoredCatalogs:
 
 
 def freeze_what_stays() -> None:
-    """Keep the garbage collector off what was imported and loaded: a walk over it stops all threads for 30 ms or more."""
+    """Keep the garbage collector off what was imported and loaded: a walk over it stops every thread, for 30 ms."""
     gc.collect()
     gc.freeze()
