@@ -56,14 +56,15 @@ def _rate(size: tuple[int, int, int], dtype: torch.dtype, device: torch.device, 
 def best_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
     """The shortest of the repetitions that fit into `seconds` (at least three, after one that does not count)."""
     times: list[float] = []
-    _timed(work, device)
+    timed(work, device)
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
-        times.append(_timed(work, device))
+        times.append(timed(work, device))
     return min(times)
 
 
-def _timed(work: Callable[[], object], device: torch.device) -> float:
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of `work`, what it left running on a GPU included."""
     _wait_for(device)
     start = time.perf_counter()
     work()
