@@ -229,7 +229,7 @@ def checks(rows: Sequence[dict[str, Any]]) -> list[Check]:
 def main() -> int:
     arguments = benchmark_parser(__doc__).parse_args()
     cores = sorted(os.sched_getaffinity(0))
-    seconds, rounds = (3.0, 1) if arguments.quick else (20.0, 3)
+    seconds, rounds = (3.0, 1) if arguments.quick else (10.0, 3)
     settings = {"seconds": seconds, "rounds": rounds, "rate": RATE, "history": HISTORY_ITEMS, "k": 10}
     report = Report("http_overhead", seed=0, settings=settings | {"load_average": os.getloadavg()[0]})
     bench = Bench(report, seconds, cores[0] if len(cores) > 1 else None, frozenset(cores[1:] or cores))
