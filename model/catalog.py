@@ -11,7 +11,8 @@ catalogs/
         <signal>.npy            features, float32 [N, width]
         <signal>_origin.npy     uint8 [N]: NOTHING, OWN, ALIGNED_TEXT (model/heads.py)
         item_vectors.npy        float32 [N, 3P]
-        index.faiss             the same vectors, as FAISS's own file
+        index.faiss             of large catalogs: the index, as FAISS's own file (model/index_build.py)
+        index_lists.npy         with it where it has lists: their centres and spread, float32 [L, 3P + 1]
         popularity.npy          int64 [N]: training events, 0 for items younger than the checkpoint
         popular.npy             int64 [N]: rows by falling popularity, ties by row
         manifest.json           hashes, counts, dims, encoders, checkpoint, checks; written last
@@ -53,7 +54,6 @@ FILES = (
     "offsets.npy",
     *(f"{signal}{part}.npy" for signal in SIGNALS for part in ("", "_origin")),
     "item_vectors.npy",
-    "index.faiss",
     "popularity.npy",
     "popular.npy",
 )
@@ -123,7 +123,7 @@ class Catalog:
             segments=_read_segments(folder, num_items),
             features=_read_features(folder, num_items, manifest["dims"]),
             item_vectors=vectors,
-            index=load_index(folder / "index.faiss", vectors, device),
+            index=load_index(folder, vectors, device, manifest.get("index")),
             popularity=read_array(folder / "popularity.npy", np.int64, (num_items,)),
             popular=read_array(folder / "popular.npy", np.int64, (num_items,)),
         )

@@ -1,48 +1,42 @@
-"""Exact search by inner product over item vectors: the paper's Eq. 8 for the whole catalog in one call.
+"""Search by inner product over item vectors: the paper's Eq. 8 for the whole catalog in one call.
 
-FAISS proposes candidates; the few that can still win are scored again one by one in double precision. So a score does
-not depend on who shares the batch, on the number of threads, or on the device, and equal scores come in row order.
-Knows nothing of items, signals, or what the vectors mean.
+A searcher proposes candidates (model/index_kinds.py); the few that can still win are scored again one by one in double
+precision. So a score does not depend on who shares the batch, on the number of threads, or on the device, and equal
+scores come in row order. Knows nothing of items, signals, or what the vectors mean.
 
-B users, N items, Q = 3P width of a vector, K results
+B users, N items, Q = 3P width of a vector, K results, F items proposed
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model.errors import ArtifactError, RecommenderError
+from model.errors import ArtifactError
+from model.index_kinds import Exact, Floats, Mask, Rows, Searcher, open_searcher
 
-Floats = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 
-# FAISS on a GPU cannot return more than this many results a query.
-MAX_GPU_RESULTS = 2048
 # Proposed beyond what is asked and excluded, so that equal scores at the cut rarely need a second look.
 NUM_SPARE = 32
-# Rows read at a time where all vectors are walked through (48 MB at the paper's width, in double precision).
+# Rows read at a time where many vectors are walked through (48 MB at the paper's width, in double precision).
 NUM_ROWS_AT_ONCE = 4096
-# Below this many multiplications, waking OpenMP's threads costs more than they save: 12 ms against 0.2 ms for 32 users
-# and 240 items of width 384, measured on two cores that torch's own threads were using as well.
-MIN_PARALLEL_WORK = 500_000_000
+# So few eligible items are all scored, whatever the kind: 20 ms for 50,000 rows of width 192 that are in memory.
+NUM_SCORED_DIRECTLY = 50_000
 
 
 class Index:
     """Item vectors that can be searched. For one thread at a time, as FAISS is on a GPU."""
 
-    def __init__(self, searcher: Any, vectors_NQ: Floats, max_results: int | None = None) -> None:
-        """`searcher`: a FAISS index of `vectors_NQ`, on any device; `max_results`: the most it can return a query."""
-        self._searcher = searcher
+    def __init__(self, vectors_NQ: Floats, searcher: Searcher, max_norm: float | None = None) -> None:
+        """`max_norm`: the largest L2 norm of a vector; unset: all vectors are read to find it, and to refuse NaN."""
         self.vectors_NQ = vectors_NQ
-        self._max_results = max_results or len(vectors_NQ)
-        self._max_norm = _max_norm(vectors_NQ)
+        self._searcher = searcher
+        self._max_norm = largest_norm(vectors_NQ) if max_norm is None else max_norm
 
     @property
     def num_items(self) -> int:
@@ -52,25 +46,38 @@ class Index:
     def width(self) -> int:
         return int(self.vectors_NQ.shape[1])
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the answer is that of brute force, always; else only the scores and their order are."""
+        return self._searcher.is_exact
+
     def search(
-        self, users_BQ: Floats, k: int, excluded_rows: Sequence[npt.NDArray[np.integer[Any]]] | None = None
+        self,
+        users_BQ: Floats,
+        k: int,
+        excluded_rows: Sequence[npt.NDArray[np.integer[Any]]] | None = None,
+        eligible_rows: Sequence[Rows | None] | None = None,
     ) -> tuple[Scores, Rows]:
         """The `k` items of highest inner product for every user, without that user's `excluded_rows`.
 
-        Returns scores float64 [B, K] (falling) and rows [B, K] (rising among equal scores), K = min(k, N). A user with
-        fewer than K items left gets score -inf and row -1 in the last places. Raises ValueError on a shape that does
-        not fit and ArtifactError on a user vector that is not finite.
+        `eligible_rows`: for every user the only rows to choose from, rising and each once, or None for all. Returns
+        scores float64 [B, K] (falling) and rows [B, K] (rising among equal scores), K = min(k, N). A user with fewer
+        than K items left gets all of them, then score -inf and row -1. Raises ValueError on a shape that does not fit
+        and ArtifactError on a user vector that is not finite.
         """
         users_BQ = self._checked(users_BQ, k)
-        excluded = [np.unique(rows) for rows in excluded_rows or [np.empty(0, np.int64)] * len(users_BQ)]
-        if len(excluded) != len(users_BQ):
-            raise ValueError(f"{len(users_BQ)} users but {len(excluded)} lists of excluded rows")
+        excluded = [np.unique(rows) for rows in _for_each(users_BQ, excluded_rows, np.empty(0, np.int64))]
+        eligible = _for_each(users_BQ, eligible_rows, None)
         num_results = min(k, self.num_items)
         scores_BK = np.full((len(users_BQ), num_results), -np.inf)
         rows_BK = np.full((len(users_BQ), num_results), -1, np.int64)
-        proposed = self._propose(users_BQ, num_results + max(map(len, excluded), default=0) + NUM_SPARE)
+        proposed = self._proposed_from_all(users_BQ, num_results, excluded, eligible)
         for user, user_Q in enumerate(users_BQ):
-            candidates = self._candidates(user_Q, num_results, excluded[user], proposed[user])
+            rows = eligible[user]
+            if rows is None:
+                candidates = self._from_all(user_Q, num_results, excluded[user], *proposed[user])
+            else:
+                candidates = self._from_some(user_Q, num_results, _without(rows, excluded[user]))
             scores, rows = self._best(user_Q, num_results, candidates)
             scores_BK[user, : len(rows)], rows_BK[user, : len(rows)] = scores, rows
         return scores_BK, rows_BK
@@ -82,10 +89,6 @@ class Index:
         addends: Scores = parts.sum(axis=2)
         return addends
 
-    def save(self, path: Path) -> None:
-        """Write the vectors as FAISS's own file."""
-        _faiss().write_index(_flat(self.vectors_NQ), str(path))
-
     def _checked(self, users_BQ: Floats, k: int) -> Floats:
         users_BQ = np.ascontiguousarray(users_BQ, np.float32)
         if users_BQ.ndim != 2 or users_BQ.shape[1] != self.width:
@@ -96,32 +99,59 @@ class Index:
             raise ArtifactError("a user vector is not finite: the checkpoint is damaged or its dtype overflows")
         return users_BQ
 
-    def _propose(self, users_BQ: Floats, num_wanted: int) -> Sequence[tuple[Floats, Rows] | None]:
-        """FAISS's best rows for every user with its own scores; None where it cannot return that many."""
-        num_wanted = min(num_wanted, self.num_items)
-        if num_wanted > self._max_results or not len(users_BQ):
-            return [None] * len(users_BQ)
-        work = users_BQ.size * self.num_items
-        with _threads(None if work > MIN_PARALLEL_WORK else 1):
-            scores_BF, rows_BF = self._searcher.search(users_BQ, num_wanted)
-        return list(zip(scores_BF, rows_BF, strict=True))
+    def _proposed_from_all(
+        self, users_BQ: Floats, num_results: int, excluded: Sequence[Rows], eligible: Sequence[Rows | None]
+    ) -> dict[int, tuple[Floats, Rows]]:
+        """Proposals, in one batch, for the users who may be shown any item."""
+        users = [user for user, rows in enumerate(eligible) if rows is None]
+        if not users:
+            return {}
+        num_wanted = num_results + max(len(excluded[user]) for user in users) + NUM_SPARE
+        return dict(zip(users, zip(*self._searcher.propose(users_BQ[users], num_wanted), strict=True), strict=True))
 
-    def _candidates(
-        self, user_Q: Floats, num_results: int, excluded: Rows, proposed: tuple[Floats, Rows] | None
-    ) -> Rows:
-        """Rows that hold every item of the true top `num_results`, and few others."""
+    def _from_all(self, user_Q: Floats, num_results: int, excluded: Rows, scores_F: Floats, rows_F: Rows) -> Rows:
         if not user_Q.any():  # every score is zero, so that row order decides
-            return np.setdiff1d(np.arange(min(self.num_items, num_results + len(excluded))), excluded)
-        error = self._error(user_Q)
-        if proposed is not None:
-            scores, rows = proposed
-            eligible = ~np.isin(rows, excluded)
-            floor = _floor(scores[eligible], num_results, error)
-            if len(rows) == self.num_items or scores[-1] < floor:
-                return rows[eligible & (scores >= floor)]
-        scores = self._all_scores(user_Q)
-        scores[excluded] = -np.inf
-        return np.flatnonzero(scores >= _floor(scores[scores > -np.inf], num_results, error))
+            return _without(np.arange(min(self.num_items, num_results + len(excluded))), excluded)
+        is_eligible = ~np.isin(rows_F, excluded)
+        num_eligible = self.num_items - len(excluded)
+        candidates = self._confirmed(user_Q, num_results, num_eligible, scores_F, rows_F, is_eligible)
+        if candidates is None:
+            candidates = self._shortlist(user_Q, num_results, _without(np.arange(self.num_items), excluded))
+        return candidates
+
+    def _from_some(self, user_Q: Floats, num_results: int, rows: Rows) -> Rows:
+        if not user_Q.any():
+            return rows[:num_results]
+        if len(rows) > max(NUM_SCORED_DIRECTLY, num_results):
+            scores_1F, rows_1F = self._searcher.propose(user_Q[None], num_results + NUM_SPARE, self._mask(rows))
+            everyone = np.ones(len(rows_1F[0]), np.bool_)
+            candidates = self._confirmed(user_Q, num_results, len(rows), scores_1F[0], rows_1F[0], everyone)
+            if candidates is not None:
+                return candidates
+        return self._shortlist(user_Q, num_results, rows)
+
+    def _mask(self, rows: Rows) -> Mask:
+        mask_N = np.zeros(self.num_items, np.bool_)
+        mask_N[rows] = True
+        return mask_N
+
+    def _confirmed(
+        self, user_Q: Floats, num_results: int, num_eligible: int, scores_F: Floats, rows_F: Rows, is_eligible_F: Mask
+    ) -> Rows | None:
+        """The proposed rows that can be among the best; None where rows that were not proposed are needed as well."""
+        is_eligible_F = is_eligible_F & (rows_F >= 0)
+        rows = rows_F[is_eligible_F]
+        if not self._searcher.is_exact:
+            return rows if len(rows) >= min(num_results, num_eligible) else None
+        floor = _floor(scores_F[is_eligible_F], num_results, self._error(user_Q))
+        if len(rows) == num_eligible or scores_F[-1] < floor:
+            return rows[scores_F[is_eligible_F] >= floor]
+        return None
+
+    def _shortlist(self, user_Q: Floats, num_results: int, rows: Rows) -> Rows:
+        """Of these rows, all that can be among the best, by scoring each in single precision."""
+        scores = np.concatenate([self.vectors_NQ[part] @ user_Q for part in _parts(rows)] or [np.empty(0, np.float32)])
+        return rows[scores >= _floor(scores, num_results, self._error(user_Q))]
 
     def _best(self, user_Q: Floats, num_results: int, rows: Rows) -> tuple[Scores, Rows]:
         scores = self._exact_scores(user_Q, rows)
@@ -129,15 +159,9 @@ class Index:
         return scores[order], rows[order]
 
     def _exact_scores(self, user_Q: Floats, rows: Rows) -> Scores:
-        scores = np.empty(len(rows))
-        for start in range(0, len(rows), NUM_ROWS_AT_ONCE):
-            part = slice(start, start + NUM_ROWS_AT_ONCE)
-            # Not a matrix product: its sums would depend on where a row lies in the block.
-            scores[part] = np.multiply(self.vectors_NQ[rows[part]], user_Q, dtype=np.float64).sum(axis=1)
-        return scores
-
-    def _all_scores(self, user_Q: Floats) -> Floats:
-        return np.concatenate([block @ user_Q for block in _blocks(self.vectors_NQ)])
+        # Not a matrix product: its sums would depend on where a row lies in the block.
+        parts = [np.multiply(self.vectors_NQ[part], user_Q, dtype=np.float64).sum(axis=1) for part in _parts(rows)]
+        return np.concatenate(parts or [np.empty(0)])
 
     def _error(self, user_Q: Floats) -> float:
         """How far a single-precision inner product may lie from the true one.
@@ -148,80 +172,77 @@ class Index:
         return 4 * float(np.sqrt(self.width)) * float(np.finfo(np.float32).eps) * scale
 
 
-@contextmanager
-def _threads(num: int | None) -> Iterator[None]:
-    """Search with `num` threads (None: as many as now), then put the number back: torch counts by the same setting."""
-    faiss = _faiss()
-    before = int(faiss.omp_get_max_threads())
-    faiss.omp_set_num_threads(num or before)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
 def build_index(vectors_NQ: Floats, device: str = "cpu") -> Index:
-    """An index of item vectors, float32 [N, Q]; on the GPU when `device` is CUDA and FAISS can use one.
+    """An exact index of item vectors, float32 [N, Q]; on the GPU when `device` is CUDA.
 
     Raises ArtifactError when there is none, or when one is not finite (its row is named).
     """
     if vectors_NQ.ndim != 2 or not vectors_NQ.size:
         raise ArtifactError(f"item vectors have shape {vectors_NQ.shape}; an index needs at least one item, [N, 3P]")
-    return _index(_flat(vectors_NQ), vectors_NQ.astype(np.float32, copy=False), device)
+    vectors_NQ = np.ascontiguousarray(vectors_NQ, np.float32)
+    return Index(vectors_NQ, Exact(vectors_NQ, device))
 
 
-def load_index(path: Path, vectors_NQ: Floats | None = None, device: str = "cpu") -> Index:
-    """Read an index that `Index.save` wrote, memory-mapped.
+def load_index(folder: Path, vectors_NQ: Floats, device: str = "cpu", facts: Mapping[str, Any] | None = None) -> Index:
+    """The index of a catalog. Reads neither vectors nor index, but maps both into memory.
 
-    `vectors_NQ`: the same vectors where the caller has them in an aligned array, for faster exact scoring.
-    Raises ArtifactError when the file is missing or not such an index.
+    `folder`: the catalog's; `vectors_NQ`: its item vectors; `facts`: its manifest's `index`, as
+    `model.index_build.write_index` returned them (None: an exact index). Raises ArtifactError when a file is missing,
+    damaged, or of other vectors.
     """
-    faiss = _faiss()
-    try:
-        searcher = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError:
-        raise ArtifactError(f"{path} is missing or not a FAISS index: make the catalog again") from None
-    if not isinstance(searcher, faiss.IndexFlat) or searcher.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise ArtifactError(f"{path} is not an exact inner-product index: make the catalog again")
-    if vectors_NQ is None:
-        vectors_NQ = faiss.rev_swig_ptr(searcher.get_xb(), searcher.ntotal * searcher.d).reshape(-1, searcher.d)
-    elif vectors_NQ.shape != (searcher.ntotal, searcher.d):
-        raise ArtifactError(f"{path} indexes {searcher.ntotal} x {searcher.d} numbers, not {vectors_NQ.shape}")
-    return _index(searcher, vectors_NQ, device)
+    return Index(vectors_NQ, open_searcher(folder, vectors_NQ, facts, device), (facts or {}).get("max_norm"))
 
 
 def brute_force(
     vectors_NQ: Floats, user_Q: Floats, k: int, excluded_rows: npt.NDArray[np.integer[Any]] | None = None
 ) -> tuple[Scores, Rows]:
     """The slow twin of `Index.search` for one user, in plain NumPy: every score in double precision, then a sort."""
-    scores_N = np.concatenate([(block.astype(np.float64) * user_Q).sum(axis=1) for block in _blocks(vectors_NQ)])
-    eligible = np.setdiff1d(np.arange(len(vectors_NQ)), [] if excluded_rows is None else excluded_rows)
-    scores = scores_N[eligible]
-    order = np.lexsort((eligible, -scores))[:k]
-    return scores[order], eligible[order]
+    blocks = [np.multiply(block, user_Q, dtype=np.float64).sum(axis=1) for block in blocks_of(vectors_NQ)]
+    scores = np.concatenate(blocks)
+    if excluded_rows is not None:
+        scores[excluded_rows] = -np.inf
+    order = np.lexsort((np.arange(len(scores)), -scores))[:k]
+    order = order[scores[order] > -np.inf]
+    return scores[order], order
 
 
-def _index(searcher: Any, vectors_NQ: Floats, device: str) -> Index:
-    faiss = _faiss()
-    if device.startswith("cuda") and faiss.get_num_gpus():
-        return Index(_on_gpu(searcher, device), vectors_NQ, MAX_GPU_RESULTS)
-    return Index(searcher, vectors_NQ)
+def largest_norm(vectors_NQ: Floats) -> float:
+    """The largest L2 norm; raises ArtifactError naming the first row that is not finite."""
+    norms_N = norms(vectors_NQ)
+    if not np.isfinite(norms_N).all():
+        row = int(np.flatnonzero(~np.isfinite(norms_N))[0])
+        raise ArtifactError(f"the item vector of row {row} is not finite: the checkpoint or a feature is damaged")
+    return float(norms_N.max())
 
 
-def _on_gpu(searcher: Any, device: str) -> Any:
-    faiss = _faiss()
-    _, _, number = device.partition(":")
-    resources = faiss.StandardGpuResources()
-    moved = faiss.index_cpu_to_gpu(resources, int(number or 0), searcher)
-    moved.resources = resources  # FAISS does not keep its memory pool alive by itself
-    return moved
+def norms(vectors_NQ: Floats) -> Scores:
+    """L2 norms, float64 [N]."""
+    return np.concatenate([np.linalg.norm(block.astype(np.float64), axis=1) for block in blocks_of(vectors_NQ)])
 
 
-def _flat(vectors_NQ: Floats) -> Any:
-    searcher = _faiss().IndexFlatIP(int(vectors_NQ.shape[1]))
-    for block in _blocks(vectors_NQ):
-        searcher.add(np.ascontiguousarray(block, np.float32))
-    return searcher
+def blocks_of(vectors_NQ: Floats) -> Iterator[Floats]:
+    """The vectors in order, `NUM_ROWS_AT_ONCE` at a time."""
+    return (vectors_NQ[start : start + NUM_ROWS_AT_ONCE] for start in range(0, len(vectors_NQ), NUM_ROWS_AT_ONCE))
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    return (rows[start : start + NUM_ROWS_AT_ONCE] for start in range(0, len(rows), NUM_ROWS_AT_ONCE))
+
+
+def _for_each(users_BQ: Floats, per_user: Sequence[Any] | None, default: Any) -> Sequence[Any]:
+    if per_user is None:
+        return [default] * len(users_BQ)
+    if len(per_user) != len(users_BQ):
+        raise ValueError(f"{len(users_BQ)} users but {len(per_user)} lists of rows")
+    return per_user
+
+
+def _without(rows: Rows, excluded: Rows) -> Rows:
+    """`rows` but for `excluded`, both rising and each once; fast where few are excluded from many."""
+    places = np.searchsorted(rows, excluded)
+    found = places < len(rows)
+    found[found] = rows[places[found]] == excluded[found]
+    return np.delete(rows, places[found]) if found.any() else rows
 
 
 def _floor(scores: Floats, num_results: int, error: float) -> float:
@@ -230,27 +251,3 @@ def _floor(scores: Floats, num_results: int, error: float) -> float:
         return float(-np.finfo(np.float32).max)
     last = np.partition(scores, len(scores) - num_results)[len(scores) - num_results]
     return float(last) - 2 * error
-
-
-def _max_norm(vectors_NQ: Floats) -> float:
-    norms = np.concatenate([np.linalg.norm(block.astype(np.float64), axis=1) for block in _blocks(vectors_NQ)])
-    if not np.isfinite(norms).all():
-        row = int(np.flatnonzero(~np.isfinite(norms))[0])
-        raise ArtifactError(f"the item vector of row {row} is not finite: the checkpoint or a feature is damaged")
-    return float(norms.max())
-
-
-def _blocks(vectors_NQ: Floats) -> list[Floats]:
-    return [vectors_NQ[start : start + NUM_ROWS_AT_ONCE] for start in range(0, len(vectors_NQ), NUM_ROWS_AT_ONCE)]
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        if error.name != "faiss":
-            raise
-        raise RecommenderError(
-            "FAISS is not installed: install this with the extra `cpu` (faiss-cpu) or `gpu` (faiss-gpu)"
-        ) from None
-    return faiss

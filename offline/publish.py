@@ -27,7 +27,6 @@ from model.catalog_items import write_items
 from model.config import SIGNALS
 from model.errors import ArtifactError, RecommenderError
 from model.heads import ItemFeatures
-from model.index import build_index
 from model.prompt import Segments
 
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -52,7 +51,7 @@ class Contents:
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
-    """Write every file of a catalog but its manifest. Raises InvalidInputError when an item comes twice."""
+    """Write every file of a catalog but its index and manifest. Raises InvalidInputError when an item comes twice."""
     write_items(folder, contents.items)
     write_rows_by_name(folder / "categories.arrow", contents.items["category"])
     write_rows_by_name(folder / "brands.arrow", contents.items["brand"])
@@ -68,7 +67,6 @@ def write_contents(folder: Path, contents: Contents) -> None:
         arrays[f"{signal}_origin"] = contents.features.origin[signal]
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    build_index(contents.item_vectors).save(folder / "index.faiss")
 
 
 def describe(contents: Contents) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 if not __package__:  # run as a file: its own folder on the path would hide installed modules of the same names
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -40,14 +40,17 @@ from model.artifacts import (
 from model.catalog import Catalog, current_version, list_versions, set_current
 from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from model.config import SIGNALS
+from model.encoder import UserEncoder
 from model.errors import ArtifactError, RecommenderError
 from model.heads import NOTHING, OWN, ItemFeatures
+from model.index_build import DEFAULT_MIN_RECALL, choose_kind, write_index
+from model.index_kinds import KINDS, Kind
 from model.language_model import choose_device, load_language_model, load_tokenizer
-from model.prompt import build_segments
+from model.prompt import PromptBuilder, build_segments
 from model.ranking import Query, Ranking
 from model.recommender import Recommender
 from model.store import Store
-from offline.checks import check_canaries, check_contents, check_recall, check_removals, index_recall
+from offline.checks import check_canaries, check_contents, check_index, check_recall, check_removals, index_recall
 from offline.encoders import load_image_encoder, load_text_encoder
 from offline.features import FeatureSignal, SignalFeatures, embed_items
 from offline.ingest.job import DOWNLOADS
@@ -81,7 +84,7 @@ EXIT_CODES = """exit status:
   1  the new version did not pass its checks; the old one is still served
   2  an argument, item file or artifact cannot be used; the old one is still served
   3  another reindex is at work on the same store"""
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise when the same inputs would give another catalog."""
 NUM_CANARY_RESULTS = 10
 
@@ -114,6 +117,10 @@ class Options:
     """Old versions that stay for rollback."""
     max_removed: float = 0.5
     """Share of the current items that may leave at once."""
+    index: Kind | Literal["auto"] = "auto"
+    """How items are searched (model/index_kinds.py)."""
+    min_recall: float = DEFAULT_MIN_RECALL
+    """Share of the true ten best that an approximate index must find."""
 
 
 @dataclass
@@ -197,7 +204,11 @@ def _reindex(inputs: Inputs, options: Options, steps: Steps) -> str:
         changes = check_before_writing(inputs, contents, options)
     with _folder_for(version, options) as folder:
         with steps.step("write"):
-            write_version(folder, version, contents, inputs)
+            write_contents(folder, contents)
+        with steps.step("index"):
+            index = build_index(folder, contents, inputs, options)
+        with steps.step("describe"):
+            write_version(folder, version, contents, inputs, index)
         with steps.step("check ranking"):
             checks = check_before_publishing(folder, inputs, store)
         if not options.dry_run:
@@ -225,6 +236,7 @@ def load_inputs(options: Options, work: Path) -> Inputs:
     facts = {
         "checkpoint": {"id": checkpoint.id, "manifest": sha256_file(folder / MANIFEST)},
         "items": content_hash(catalog_items(source.items, pictures)),
+        "index": {"kind": options.index, "min_recall": options.min_recall},
         "code": CODE_VERSION,
     }
     return Inputs(checkpoint, source, pictures, current_version(store.catalogs), facts)
@@ -294,9 +306,32 @@ def check_before_writing(inputs: Inputs, contents: Contents, options: Options) -
     return changes
 
 
-def write_version(folder: Path, version: str, contents: Contents, inputs: Inputs) -> None:
-    """Write all files, the manifest last."""
-    write_contents(folder, contents)
+def build_index(folder: Path, contents: Contents, inputs: Inputs, options: Options) -> dict[str, Any]:
+    """Write the index; returns what the manifest says of it. Raises RefusedError when it finds too little."""
+    vectors = np.load(folder / "item_vectors.npy", mmap_mode="r")
+    kind = choose_kind(*vectors.shape) if options.index == "auto" else options.index
+    users = None if kind == "exact" else canary_users(inputs.checkpoint, contents, options.store)
+    facts = write_index(folder, vectors, kind, options.min_recall, users)
+    if problems := check_index(facts):
+        raise RefusedError(problems)
+    return facts
+
+
+def canary_users(checkpoint: Checkpoint, contents: Contents, store: Store) -> np.ndarray | None:
+    """User vectors float32 [U, 3P] of the checkpoint's canary histories; None where no item of them is left."""
+    row_of = {item_id: row for row, item_id in enumerate(contents.items["item_id"].to_pylist())}
+    histories = [np.array([row_of[i] for i in history if i in row_of], np.int64) for history in checkpoint.canaries]
+    known = [history for history in histories if len(history)]
+    if not known:
+        return None
+    language_model = load_language_model(checkpoint.config.language_model, store.models, choose_device())
+    heads = checkpoint.heads.to(language_model.device)
+    builder = PromptBuilder(language_model.tokenizer, checkpoint.config.prompt)
+    return UserEncoder(language_model, heads, builder, contents.segments, contents.features).encode(known)
+
+
+def write_version(folder: Path, version: str, contents: Contents, inputs: Inputs, index: dict[str, Any]) -> None:
+    """Write the manifest, last of all files."""
     facts = {
         "version": version,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -305,6 +340,7 @@ def write_version(folder: Path, version: str, contents: Contents, inputs: Inputs
         "encoders": inputs.checkpoint.encoders,
         "inputs": inputs.facts,
         **describe(contents),
+        "index": index,
     }
     write_manifest(folder, facts)
 
@@ -314,7 +350,7 @@ def check_before_publishing(folder: Path, inputs: Inputs, store: Store) -> dict[
     catalog = Catalog.load(folder)
     recall = index_recall(catalog)
     rankings = rank_canaries(inputs.checkpoint, catalog, store)
-    problems = check_recall(recall) + check_canaries(rankings)
+    problems = check_recall(catalog, recall) + check_canaries(rankings)
     if problems:
         raise RefusedError(problems)
     return {"recall": recall, "canaries": [[item.item_id for item in ranking.items] for ranking in rankings]}
@@ -412,6 +448,7 @@ def _summary(
         f"  with        {with_signals}",
         f"  encoded     {', '.join(f'{signal} {found.num_encoded:,}' for signal, found in embedded.items())}"
         " (all others from the cache)",
+        f"  index       {_index_line(manifest['index'])}",
         f"  checks      {recall}; {_canary_line(checks['canaries'], _canaries_of(options.store, inputs.parent))}",
         f"  seconds     {seconds}",
     ]
@@ -421,6 +458,14 @@ def _summary(
     if inputs.parent and not options.dry_run:
         lines.append(f"  to go back  python -m offline.reindex --store {options.store.root} --rollback {inputs.parent}")
     return "\n".join(lines)
+
+
+def _index_line(facts: dict[str, Any]) -> str:
+    if facts["kind"] == "exact":
+        return "exact"
+    parameters = ", ".join(f"{name} {value:g}" for name, value in facts["parameters"].items())
+    found = ", ".join(f"{name} {value:.4f}" for name, value in facts["recall"].items())
+    return f"{facts['kind']} ({parameters}), {facts['bytes'] / 2**20:,.0f} MiB, {found} for made-up users"
 
 
 def _canaries_of(store: Store, version: str | None) -> list[list[str]]:
@@ -472,6 +517,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="refuse when a larger share of the current items would leave (default: 0.5)",
     )
+    parser.add_argument(
+        "--index",
+        choices=["auto", *KINDS],
+        default=Options.index,
+        help="how items are searched: exact, or approximately by lists (ivf-*) or a graph (hnsw, on a processor only) "
+        "(default: auto, exact for small catalogs and ivf-sq8 for large ones)",
+    )
+    parser.add_argument(
+        "--min-recall",
+        type=_share,
+        default=Options.min_recall,
+        metavar="SHARE",
+        help="refuse an approximate index that finds a smaller share of the true ten best (default: 0.99)",
+    )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="build and check, publish nothing")
     instead.add_argument("--list", action="store_true", help="show the versions; * is served")
@@ -492,6 +551,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1; for all of them take --index exact")
+    return share
+
+
 def _options(arguments: argparse.Namespace) -> Options:
     return Options(
         store=Store(arguments.store),
@@ -503,6 +569,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         force=arguments.force,
         keep=arguments.keep,
         max_removed=arguments.max_removed,
+        index=arguments.index,
+        min_recall=arguments.min_recall,
     )
 
 

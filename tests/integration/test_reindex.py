@@ -275,7 +275,7 @@ def test_rollback_passes_over_a_damaged_version(store: Store, capsys: pytest.Cap
     for _ in range(2):
         reindex(store, "--force")
     middle = list_versions(store.catalogs)[1]
-    os.truncate(store.catalogs / middle / "index.faiss", 100)
+    os.truncate(store.catalogs / middle / "item_vectors.npy", 100)
     assert reindex(store, "--rollback") == PUBLISHED
     assert current_version(store.catalogs) == first
     assert f"passed over {middle}" in capsys.readouterr().out

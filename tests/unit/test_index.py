@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ArtifactError
-from model.index import Index, brute_force, build_index, load_index
+from model.index import Index, brute_force, build_index
+from model.index_kinds import NUM_PRODUCT_USERS
 
 P = 16
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,43 +104,12 @@ def test_users_of_one_batch_have_their_own_exclusions() -> None:
     assert rows.tolist() == [best[2:4].tolist(), best[:2].tolist()]
 
 
-def test_more_results_than_a_gpu_returns_come_from_the_exact_path() -> None:
-    items, user = random_vectors(400), random_vectors(1, seed=1)[0]
-    limited = Index(build_index(items)._searcher, items, max_results=64)
-    assert search_one(limited, user, 100)[1] == brute_force(items, user, 100)[1].tolist()
-    assert search_one(limited, user, 5, excluded=[0, 1])[1] == brute_force(items, user, 5, np.array([0, 1]))[1].tolist()
-
-
 def test_items_that_differ_by_less_than_single_precision_can_tell_are_ranked_truly() -> None:
     """A large common part hides differences from FAISS's sums; the exact scores still order them."""
     rng = np.random.default_rng(0)
     items = (100 + 1e-4 * rng.normal(size=(500, 3 * P))).astype(np.float32)
     user = rng.normal(size=3 * P).astype(np.float32)
     assert search_one(build_index(items), user, 20)[1] == brute_force(items, user, 20)[1].tolist()
-
-
-def test_a_saved_index_answers_as_before(tmp_path: Path) -> None:
-    items, users = random_vectors(200), random_vectors(3, seed=1)
-    built = build_index(items)
-    built.save(tmp_path / "index.faiss")
-    for loaded in (load_index(tmp_path / "index.faiss"), load_index(tmp_path / "index.faiss", items)):
-        for expected, found in zip(built.search(users, 10), loaded.search(users, 10), strict=True):
-            assert found.tolist() == expected.tolist()
-
-
-def test_a_file_that_is_no_index_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "index.faiss"
-    path.write_bytes(b"not an index")
-    with pytest.raises(ArtifactError, match=r"index\.faiss"):
-        load_index(path)
-    with pytest.raises(ArtifactError, match="absent"):
-        load_index(tmp_path / "absent")
-
-
-def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
-    build_index(random_vectors(20)).save(tmp_path / "index.faiss")
-    with pytest.raises(ArtifactError, match="20 x 48"):
-        load_index(tmp_path / "index.faiss", random_vectors(19))
 
 
 def test_a_vector_that_is_not_finite_is_refused_by_row() -> None:
@@ -160,6 +130,16 @@ def test_a_user_vector_that_is_not_finite_is_refused() -> None:
 def test_a_question_that_does_not_fit_is_refused(width: int, k: int) -> None:
     with pytest.raises(ValueError, match=r"user vectors|k is"):
         build_index(random_vectors(5)).search(np.ones((1, width), np.float32), k)
+
+
+def test_a_large_batch_is_answered_as_each_of_it_alone() -> None:
+    """From NUM_PRODUCT_USERS on, users are scored by matrix products instead of by FAISS."""
+    index, users = build_index(random_vectors(2000)), random_vectors(2 * NUM_PRODUCT_USERS, seed=1)
+    excluded = [np.arange(user) for user in range(len(users))]
+    together = index.search(users, 10, excluded)
+    alone = [index.search(user[None], 10, [rows]) for user, rows in zip(users, excluded, strict=True)]
+    for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert whole.tolist() == np.concatenate(parts).tolist()
 
 
 def test_without_faiss_the_error_names_both_extras() -> None:
