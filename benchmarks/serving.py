@@ -19,6 +19,7 @@ saturation is set against the fastest matrix product of the same round.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -61,6 +62,7 @@ class Effort:
     num_alone: int
     """Requests of the single caller."""
     saturation_s: float
+    """At least."""
     open_loop_s: float
     shares: tuple[float, ...]
     """Offered load of the open loop, as shares of the saturation."""
@@ -70,6 +72,8 @@ class Effort:
 
 NUM_BODIES = {"cpu": 3000, "cuda": 30_000}
 """Different histories a phase: more than are answered in one."""
+NUM_FULL_BATCHES = 6
+"""A saturation lasts until about so many full batches are answered, but not shorter than the effort says."""
 FULL = Effort(2, 25, 15.0, 12.0, (0.3, 0.5, 0.7, 0.9), 20)
 QUICK = Effort(1, 15, 5.0, 2.5, (0.7,), 5)
 
@@ -90,6 +94,7 @@ class Run:
     """All systems on all prompts, and what came out."""
 
     def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
+        self._load_before = os.getloadavg()[0]
         self._arguments = arguments
         self._effort = QUICK if arguments.quick else FULL
         self._device = choose_device(arguments.device)
@@ -104,6 +109,7 @@ class Run:
         real = dataset_lengths(arguments.dataset, MAX_HISTORY) if arguments.dataset else gift_card_lengths()
         self._lengths = {REAL: real, TEN: np.array([MAX_HISTORY])}
         self._peaks: list[float] = []
+        self._bare_s_per_token = 0.0
         self._top_items: dict[str, list[list[str]]] = {}
         self.rows: list[dict[str, Any]] = []
 
@@ -139,12 +145,15 @@ class Run:
     def _alone(self, server: Served, system: str, number: int) -> dict[str, float]:
         """One request after the other, each followed by a bare forward pass over the very prompt."""
         questions, language_model = self._questions[IMAGE], self._language_model
-        histories = questions.histories(self._effort.num_alone + 1, self._lengths[REAL], seed=100 + number)
-        alone_s, bare_s = [], []
-        for history in histories:
+        alone_s: list[float] = []
+        bare_s: list[float] = []
+        num_tokens = 0
+        for history in questions.histories(self._effort.num_alone + 1, self._lengths[REAL], seed=100 + number):
             alone_s.append(server.ask(questions.body(history))[1])
             embed_1TD = language_model.embed(pad([questions.prompt(history)], self._device).token_BT)
             bare_s.append(timed(partial(self._bare_forward, embed_1TD), self._device))
+            num_tokens += embed_1TD.shape[1]
+        self._bare_s_per_token = sum(bare_s) / num_tokens
         row = {"alone_p50_ms": 1000 * median(alone_s[1:]), "bare_p50_ms": 1000 * median(bare_s[1:])}
         _say(f"{system:20} alone: p50 {row['alone_p50_ms']:.1f} ms, bare forward {row['bare_p50_ms']:.1f} ms")
         return row
@@ -162,8 +171,10 @@ class Run:
         callers = max(4, int(2 * self._arguments.max_batch_tokens / tokens))
         before = len(server.batches())
         bodies = self._bodies(prompts, lengths, seed=200 + number)
-        outcome = run_load(Plan(server.url, bodies, self._effort.saturation_s, callers=callers, patience_s=3600))
-        figures = steady_state(server.batches()[before:], self._effort.saturation_s)
+        full_batches_s = NUM_FULL_BATCHES * self._arguments.max_batch_tokens * self._bare_s_per_token
+        seconds = float(np.clip(full_batches_s, self._effort.saturation_s, 4 * self._effort.saturation_s))
+        outcome = run_load(Plan(server.url, bodies, seconds, callers=callers, patience_s=3600))
+        figures = steady_state(server.batches()[before:], seconds)
         p50, p95, p99 = outcome.latency_ms(50, 95, 99)
         row = {
             "prompts": prompts,
@@ -222,6 +233,7 @@ class Run:
             "dtype": str(self._language_model.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name() if self._device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
+            "load_average_before": self._load_before,
             "items": arguments.items,
             "max_batch_tokens": arguments.max_batch_tokens,
             "bound_ms": arguments.bound_ms,
