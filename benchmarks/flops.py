@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,14 +27,45 @@ def matmul_flops(config: Any, num_tokens_list: Iterable[int], head: bool = False
     values that were computed before save exactly the operations of their own tokens, so a pass that continues C cached
     tokens up to T costs `matmul_flops(config, [T]) - matmul_flops(config, [C])`.
     """
-    D, heads = config.hidden_size, config.num_attention_heads
-    head_width = getattr(config, "head_dim", None) or D // heads
-    queries, keys = heads * head_width, config.num_key_value_heads * head_width
-    layer = D * (2 * queries + 2 * keys + 3 * config.intermediate_size)
-    per_token = 2 * (config.num_hidden_layers * layer + head * D * config.vocab_size)
-    # Query times key and weight times value: T (T + 1) / 2 pairs each.
-    per_pair = 2 * 2 * config.num_hidden_layers * queries
+    layer = _Layer.of(config)
+    per_token = config.num_hidden_layers * layer.token + 2 * head * config.hidden_size * config.vocab_size
+    per_pair = config.num_hidden_layers * layer.pair
     return sum(T * per_token + T * (T + 1) // 2 * per_pair for T in num_tokens_list)
+
+
+def state_flops(config: Any, num_tokens: int, num_cached: int) -> int:
+    """Operations that the final state of a sequence's last token needs beyond its first `num_cached` tokens.
+
+    In the last layer that is keys and values of every token, and all else of the last one alone.
+    """
+    layer, T, C = _Layer.of(config), num_tokens, num_cached
+    num_pairs = T * (T + 1) // 2 - C * (C + 1) // 2
+    num_whole: int = config.num_hidden_layers - 1
+    whole_layers = num_whole * ((T - C) * layer.token + num_pairs * layer.pair)
+    return whole_layers + (T - C) * layer.keys_and_values + (layer.token - layer.keys_and_values) + T * layer.pair
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Operations of one decoder layer."""
+
+    token: int
+    """Linear layers, for one token."""
+    keys_and_values: int
+    """What of it makes the token's key and value."""
+    pair: int
+    """Attention, for one token that sees one: query times key, and weight times value."""
+
+    @classmethod
+    def of(cls, config: Any) -> _Layer:
+        D, heads = config.hidden_size, config.num_attention_heads
+        head_width = getattr(config, "head_dim", None) or D // heads
+        queries, keys = heads * head_width, config.num_key_value_heads * head_width
+        return cls(
+            token=2 * D * (2 * queries + 2 * keys + 3 * config.intermediate_size),
+            keys_and_values=2 * D * 2 * keys,
+            pair=2 * 2 * queries,
+        )
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, seconds: float = 0.5) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from benchmarks.flops import matmul_flops
+from benchmarks.flops import state_flops
 from model.catalog import Catalog, current_version
 from model.checkpoint import load_checkpoint
 from model.language_model import load_tokenizer
@@ -59,8 +59,8 @@ class Questions:
         return len(self.prompt(np.empty(0, np.int64))) - len(self._builder.instruction)
 
     def useful_flops(self, shape: Any, history: npt.NDArray[np.int64]) -> int:
-        """What the model's shape needs for the tokens after the static prefix (see benchmarks/flops.py)."""
-        return matmul_flops(shape, [len(self.prompt(history))]) - matmul_flops(shape, [self.num_prefix_tokens])
+        """What h([REC]) needs beyond the static prefix, by the model's shape (see benchmarks/flops.py)."""
+        return state_flops(shape, len(self.prompt(history)), self.num_prefix_tokens)
 
 
 def gift_card_lengths() -> npt.NDArray[np.int64]:

@@ -11,9 +11,10 @@ history, as long as real ones are, so that no memory of earlier requests helps. 
 - saturation: more callers than a batch holds; requests/s between the ends of its second and last batch;
 - open loop: Poisson arrivals at shares of the saturation; the highest rate whose p99 stays below `--bound-ms`.
 
-Useful FLOPs are those that the model's shape needs for the tokens of history, instruction and [REC]. Padding, the
-vocabulary head and the static prefix, whose keys and values need computing only once, count for nobody. Their rate at
-saturation is set against the fastest matrix product of the same round.
+Useful FLOPs are those that h([REC]) needs by the model's shape, for all systems alike. Not counted are padding, the
+vocabulary head, the static prefix, whose keys and values need computing only once, and what the last layer does for
+other tokens beyond their keys and values. Their rate at saturation is set against the fastest matrix product of the
+same round.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ NUM_BODIES = {"cpu": 3000, "cuda": 30_000}
 NUM_FULL_BATCHES = 6
 """A saturation lasts until about so many full batches are answered, but not shorter than the effort says."""
 FULL = Effort(2, 25, 15.0, 12.0, (0.3, 0.5, 0.7, 0.9), 20)
-QUICK = Effort(1, 15, 5.0, 2.5, (0.7,), 5)
+QUICK = Effort(1, 15, 5.0, 2.5, (0.7,), 20)
 
 
 def main() -> int:

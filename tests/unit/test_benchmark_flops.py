@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.flops import matmul_flops, matmul_peak
+from benchmarks.flops import matmul_flops, matmul_peak, state_flops
 
 SHAPE = LlamaConfig(
     vocab_size=50,
@@ -43,6 +43,19 @@ def test_attention_grows_with_the_square_of_the_length() -> None:
 def test_a_width_of_heads_that_is_not_their_share_counts() -> None:
     wide = LlamaConfig(**{**SHAPE.to_dict(), "head_dim": 16})
     assert matmul_flops(wide, [1]) > matmul_flops(SHAPE, [1])
+
+
+def test_one_state_needs_of_the_last_layer_only_keys_values_and_one_token() -> None:
+    T, C = 9, 4
+    one_layer = matmul_flops(LlamaConfig(**{**SHAPE.to_dict(), "num_hidden_layers": 1}), [T])
+    two_layers = matmul_flops(LlamaConfig(**{**SHAPE.to_dict(), "num_hidden_layers": 2}), [T])
+    assert two_layers == 2 * one_layer
+    keys_and_values = 2 * 32 * 2 * 16  # two key heads of width 8, key and value
+    queries_out_and_mlp = 2 * 32 * (32 + 32 + 3 * 64)
+    last_layer = T * keys_and_values + queries_out_and_mlp + 4 * 32 * T
+    assert state_flops(SHAPE, T, 0) == two_layers + last_layer
+    saved = matmul_flops(LlamaConfig(**{**SHAPE.to_dict(), "num_hidden_layers": 2}), [C]) + C * keys_and_values
+    assert state_flops(SHAPE, T, C) == two_layers + last_layer - saved
 
 
 def test_the_peak_is_a_rate() -> None:
