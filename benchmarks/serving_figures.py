@@ -9,7 +9,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-PEAK_AIM = 0.6
 COLOURS = {"ours": "#c2410c", "padded": "#0369a1", "naive": "#475569", "naive-without-head": "#94a3b8"}
 Row = dict[str, Any]
 
