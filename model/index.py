@@ -32,10 +32,17 @@ NUM_SCORED_DIRECTLY = 50_000
 class Index:
     """Item vectors that can be searched. For one thread at a time, as FAISS is on a GPU."""
 
-    def __init__(self, vectors_NQ: Floats, searcher: Searcher, max_norm: float | None = None) -> None:
+    def __init__(
+        self,
+        vectors_NQ: Floats,
+        searcher: Searcher,
+        max_norm: float | None = None,
+        num_scored_directly: int = NUM_SCORED_DIRECTLY,
+    ) -> None:
         """`max_norm`: the largest L2 norm of a vector; unset: all vectors are read to find it, and to refuse NaN."""
         self.vectors_NQ = vectors_NQ
         self._searcher = searcher
+        self._num_scored_directly = num_scored_directly
         self._max_norm = largest_norm(vectors_NQ) if max_norm is None else max_norm
 
     @property
@@ -122,7 +129,7 @@ class Index:
     def _from_some(self, user_Q: Floats, num_results: int, rows: Rows) -> Rows:
         if not user_Q.any():
             return rows[:num_results]
-        if len(rows) > max(NUM_SCORED_DIRECTLY, num_results):
+        if len(rows) > max(self._num_scored_directly, num_results):
             scores_1F, rows_1F = self._searcher.propose(user_Q[None], num_results + NUM_SPARE, self._mask(rows))
             everyone = np.ones(len(rows_1F[0]), np.bool_)
             candidates = self._confirmed(user_Q, num_results, len(rows), scores_1F[0], rows_1F[0], everyone)

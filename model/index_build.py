@@ -279,4 +279,4 @@ def _write_graph(folder: Path, vectors_NQ: Floats, kind: Kind, rng: np.random.Ge
         block_NQ = vectors_NQ[start : start + BLOCK]
         index.add(lengthened(block_NQ, _missing_lengths(block_NQ, longest)))
     faiss().write_index(index, str(folder / INDEX_FILE))
-    return {"num_links": NUM_LINKS, "build_effort": BUILD_EFFORT}, MAX_GRAPH_EFFORT
+    return {"num_links": NUM_LINKS, "build_effort": BUILD_EFFORT, "radius": longest}, MAX_GRAPH_EFFORT

@@ -144,7 +144,7 @@ class Lists:
     def _promising(self, users_BQ: Floats, num_scanned: int) -> tuple[Rows, Floats]:
         products_BL = users_BQ @ self._centres_LQ.T
         norms_B1 = np.linalg.norm(users_BQ, axis=1, keepdims=True)
-        promise_BL = products_BL * (self._radius / np.maximum(norms_B1, np.finfo(np.float32).tiny)) + self._bonus_L
+        promise_BL = products_BL + self._bonus_L * (norms_B1 / self._radius)
         lists_BM = np.argpartition(-promise_BL, num_scanned - 1, axis=1)[:, :num_scanned]
         return lists_BM.astype(np.int64), np.take_along_axis(products_BL, lists_BM, axis=1)
 
@@ -158,14 +158,20 @@ class Graph:
         self._index = index
         self.effort = int(parameters["effort"])
         """Candidates kept while walking the graph."""
+        self._radius = float(parameters["radius"])
 
     def propose(self, users_BQ: Floats, num: int, mask_N: Mask | None = None) -> tuple[Floats, Rows]:
         num = min(num, int(self._index.ntotal))
         effort = max(self.effort * _deeper(mask_N), num)
         with _selector(mask_N) as selector, _threads(users_BQ, effort * 32):
             parameters = faiss().SearchParametersHNSW(efSearch=effort, sel=selector)
-            distances_BF, rows_BF = self._index.search(lengthened(users_BQ), num, params=parameters)
+            distances_BF, rows_BF = self._index.search(self._as_long_as_items(users_BQ), num, params=parameters)
         return -distances_BF, rows_BF
+
+    def _as_long_as_items(self, users_BQ: Floats) -> Floats:
+        """Of a much shorter or longer user, rounding would leave nothing of the differences between distances."""
+        norms_B1 = np.linalg.norm(users_BQ, axis=1, keepdims=True)
+        return lengthened(users_BQ / np.where(norms_B1 > 0, norms_B1, 1) * self._radius)
 
 
 def open_searcher(folder: Path, vectors_NQ: Floats, facts: Mapping[str, Any] | None, device: str = "cpu") -> Searcher:
