@@ -31,7 +31,7 @@ RATE = 200.0
 HISTORY_ITEMS = 10
 NUM_BODIES = 1000
 START_S = 120
-FREE_CALLERS, STORE_CALLERS, SLOW_CALLERS = 32, 16, 64
+CALLERS, STORE_CALLERS = 32, 16
 SLOW_BATCH_MS = 5.0
 MAX_P50_MS = 2.0
 """Acceptance of the serving engine: overhead at 200 requests/s on one core."""
@@ -89,11 +89,11 @@ class Bench:
             self._row("free", f"{RATE:g}/s", service, rate=RATE)
             fields = ["title", "brand", "category", "image_url"]
             self._row("free", f"{RATE:g}/s, all fields", service, rate=RATE, include=fields)
-            self._row("free", f"{FREE_CALLERS} callers", service, callers=FREE_CALLERS)
+            self._row("free", f"{CALLERS} callers", service, callers=CALLERS)
 
     def slow(self) -> None:
         with self._service("--core", self.server_core, "--batch-ms", SLOW_BATCH_MS) as service:
-            self._row("5 ms a batch", f"{SLOW_CALLERS} callers", service, callers=SLOW_CALLERS)
+            self._row("5 ms a batch", f"{CALLERS} callers", service, callers=CALLERS)
 
     def store(self, store: Path) -> None:
         """Unpinned: the engine has all cores, as in production."""
