@@ -17,7 +17,7 @@ def table(rows: Sequence[Row], bound_ms: float) -> str:
     """Saturation, single caller and stages of every system."""
     lines = [
         f"{'prompts':15}{'history':14}{'system':20}{'requests/s':>11}{'rounds':>16}{'tokens/s':>10}{'batch':>7}{'peak':>6}"
-        f"{'cores':>6}{'alone p50':>11}{'/ bare':>8}{f'rate, p99 < {bound_ms:g} ms':>22}"
+        f"{'cores':>6}{'/ core s':>9}{'alone p50':>11}{'/ bare':>8}{f'rate, p99 < {bound_ms:g} ms':>22}"
     ]
     for prompts, lengths, system in _kinds(rows):
         same = [row for row in rows if (row["prompts"], row["lengths"], row["system"]) == (prompts, lengths, system)]
@@ -26,6 +26,7 @@ def table(rows: Sequence[Row], bound_ms: float) -> str:
             f"{prompts:15}{lengths:14}{system:20}{_middle(same, 'requests/s'):11.2f}{rounds:>16}"
             f"{_middle(same, 'tokens/s'):10.0f}{_middle(same, 'requests_per_batch'):7.1f}"
             f"{_middle(same, 'share_of_peak'):6.2f}{_middle(same, 'cores'):6.2f}"
+            f"{_middle(same, 'requests/core_s'):9.2f}"
             f"{_alone(same)}{_bounded(same, bound_ms)}"
         )
     lines += ["", "milliseconds a request, saturated"]
