@@ -42,18 +42,22 @@ class UserEncoder:
 
     def embed(self, batch: PromptBatch) -> Tensor:
         """Embeddings [B, T, D] in the language model's dtype; gradients flow to adaptors and [REC] only."""
-        embed_BTD = self.language_model.embed(batch.token_BT)
+        return self.embed_tokens(batch.token_BT, batch.item_BT)
+
+    def embed_tokens(self, token_BT: Tensor, item_BT: Tensor) -> Tensor:
+        """The same of token ids and the rows of the items that [VISUAL] and [CF] tokens show."""
+        embed_BTD = self.language_model.embed(token_BT)
         for placeholder, signal, adapt in (
             (VISUAL, "image", self.heads.image_tokens),
             (CF, "cf", self.heads.cf_tokens),
         ):
-            mask = batch.token_BT == placeholder
+            mask = token_BT == placeholder
             if mask.any():
-                rows, place = torch.unique(batch.item_BT[mask], return_inverse=True)
+                rows, place = torch.unique(item_BT[mask], return_inverse=True)
                 vectors, missing = self._feature(signal, rows.cpu().numpy())
                 token_nD = adapt(vectors, missing).to(embed_BTD.dtype)
                 embed_BTD = embed_BTD.masked_scatter(mask[..., None], token_nD[place])
-        rec_mask = (batch.token_BT == REC)[..., None]
+        rec_mask = (token_BT == REC)[..., None]
         return torch.where(rec_mask, self.heads.rec.to(embed_BTD.dtype), embed_BTD)
 
     def states(self, batch: PromptBatch) -> Tensor:

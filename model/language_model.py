@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from model.config import Dtype, LanguageModelConfig
 from model.errors import InvalidInputError
 from model.packages import resolve_source
+from model.packed_decoder import PackedDecoder, is_supported
 
 BF16_MIN_SPEEDUP = 1.2
 """bfloat16 is taken on a processor only if a timed product is this much faster than float32: rounding has its price."""
@@ -70,6 +71,7 @@ class LanguageModel:
         self.width: int = self.decoder.config.hidden_size
         embedding = self.decoder.get_input_embeddings().weight
         self.embedding_rms = float(embedding.float().pow(2).mean().sqrt())
+        self._packed: PackedDecoder | None = None
 
     def embed(self, token_BT: Tensor) -> Tensor:
         """Word embeddings [B, T, D] of token ids; placeholders (negative ids) get those of id 0, to be replaced."""
@@ -88,6 +90,15 @@ class LanguageModel:
         )
         state_BTD: Tensor = output.last_hidden_state
         return state_BTD
+
+    def pack(self) -> PackedDecoder | None:
+        """The decoder laid out for serving, the same at each call; None where it cannot be packed.
+
+        It takes the place of the decoder's own layers: from then on `states` is of no use.
+        """
+        if self._packed is None and is_supported(self.decoder):
+            self._packed = PackedDecoder(self.decoder, consume=True)
+        return self._packed
 
     def head(self, state_BTD: Tensor) -> Tensor:
         """Vocabulary logits of states."""

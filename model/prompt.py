@@ -119,19 +119,19 @@ class PromptBuilder:
 
     def __init__(self, tokenizer: Any, config: PromptConfig) -> None:
         self._config = config
-        self._prefix = np.array(_with_bos(tokenizer, PREFIX), np.int32)
+        self.prefix = np.array(_with_bos(tokenizer, PREFIX), np.int32)
         self.instruction = np.array([*_ids(tokenizer, [INSTRUCTION])[0], REC], np.int32)
 
     def keep_newest(self, history: np.ndarray, segments: Segments) -> np.ndarray:
         """The newest items (rows, oldest first) that fit `max_history`, then `max_tokens`; whole items only."""
         history = history[-self._config.max_history :]
-        room = self._config.max_tokens - len(self._prefix) - len(self.instruction)
+        room = self._config.max_tokens - len(self.prefix) - len(self.instruction)
         newest_first = np.cumsum(segments.lengths(history)[::-1])
         return history[len(history) - int(np.searchsorted(newest_first, room, side="right")) :]
 
     def check_room(self, segments: Segments) -> None:
         """Raises InvalidInputError when some item alone is too long for a prompt; its histories could not be read."""
-        needed = len(self._prefix) + len(self.instruction) + int(np.diff(segments.offsets).max(initial=0))
+        needed = len(self.prefix) + len(self.instruction) + int(np.diff(segments.offsets).max(initial=0))
         if needed > self._config.max_tokens:
             raise InvalidInputError(
                 f"prompt.max_tokens is {self._config.max_tokens}, but a history of one item takes up to {needed} "
@@ -146,12 +146,12 @@ class PromptBuilder:
     def build(self, history: np.ndarray, segments: Segments, tails: Sequence[Tail]) -> Prompt:
         """One trunk and any number of tails that do not see each other."""
         parts = [segments.of(row) for row in history]
-        ends = np.cumsum([len(self._prefix), *(len(part) for part in parts)])
+        ends = np.cumsum([len(self.prefix), *(len(part) for part in parts)])
         num_trunk = int(ends[-1])
-        token = np.concatenate([self._prefix, *parts, *(tail.tokens for tail in tails)])
+        token = np.concatenate([self.prefix, *parts, *(tail.tokens for tail in tails)])
         item = np.full(len(token), -1, np.int64)
         owner = np.repeat(np.asarray(history, np.int64), [len(part) for part in parts])
-        in_segments = slice(len(self._prefix), num_trunk)
+        in_segments = slice(len(self.prefix), num_trunk)
         item[in_segments] = np.where((token[in_segments] == VISUAL) | (token[in_segments] == CF), owner, -1)
         trunk = np.arange(num_trunk)
         position, branch, limit = [trunk], [np.full(num_trunk, TRUNK)], [trunk + 1]

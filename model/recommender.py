@@ -8,21 +8,25 @@ users.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from model.bounded_cache import CacheSizes
 from model.catalog import Catalog, current_version
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import SIGNALS
 from model.encoder import UserEncoder
+from model.engine import Engine
 from model.errors import ArtifactError, NotReadyError
 from model.language_model import LanguageModel, choose_device, load_language_model
 from model.prompt import PromptBuilder
 from model.ranking import Query, RankedItem, Ranking, Signals, Weights
 from model.store import Store
+
+DEFAULT_CACHES = CacheSizes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,29 +48,50 @@ class PreparedQuery:
         return self.query
 
 
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """The rows that may answer a query: `eligible` (None: all) without `excluded`."""
+
+    excluded: np.ndarray
+    eligible: np.ndarray | None
+
+
 class Recommender:
     """Ranks the whole catalog for histories (paper, Eq. 8)."""
 
-    def __init__(self, checkpoint: Checkpoint, catalog: Catalog, language_model: LanguageModel, store: Store) -> None:
-        """Raises ArtifactError when checkpoint, catalog and language model do not belong together."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        catalog: Catalog,
+        language_model: LanguageModel,
+        store: Store,
+        caches: CacheSizes = DEFAULT_CACHES,
+    ) -> None:
+        """`language_model` is packed, and from then on serves only here.
+
+        Raises ArtifactError when checkpoint, catalog and language model do not belong together.
+        """
         self._check(checkpoint, catalog, language_model)
         self.catalog = catalog
         self._checkpoint = checkpoint
         self._store = store
         self._language_model = language_model
         checkpoint.heads.to(language_model.device)
-        self._encoder = UserEncoder(
-            language_model,
-            checkpoint.heads,
-            PromptBuilder(language_model.tokenizer, checkpoint.config.prompt),
-            catalog.segments,
-            catalog.features,
-        )
+        self._caches = caches
+        self._builder = PromptBuilder(language_model.tokenizer, checkpoint.config.prompt)
+        encoder = UserEncoder(language_model, checkpoint.heads, self._builder, catalog.segments, catalog.features)
+        self._engine = Engine(encoder, language_model.pack(), caches)
         self._popular = np.argsort(-catalog.popularity, kind="stable")
         self._num_events = max(1, int(catalog.popularity.sum()))
 
     @classmethod
-    def load(cls, store: Store, version: str | None = None, device: str = "auto") -> Recommender:
+    def load(
+        cls,
+        store: Store,
+        version: str | None = None,
+        device: str = "auto",
+        caches: CacheSizes = DEFAULT_CACHES,
+    ) -> Recommender:
         """Load a catalog version (default: the one that CURRENT names) with its checkpoint and language model.
 
         Raises NotReadyError when nothing is published yet, ArtifactError when a file is damaged or does not fit.
@@ -75,20 +100,20 @@ class Recommender:
         catalog = _load_catalog(store, version, torch_device)
         checkpoint = load_checkpoint(store.checkpoints / catalog.checkpoint_id)
         language_model = load_language_model(checkpoint.config.language_model, store.models, torch_device)
-        return cls(checkpoint, catalog, language_model, store)
+        return cls(checkpoint, catalog, language_model, store, caches)
 
     def reload(self, version: str | None = None) -> Recommender:
         """A recommender of another catalog version; checkpoint and language model are shared where they can be."""
         catalog = _load_catalog(self._store, version, self._language_model.device)
         if catalog.checkpoint_id == self.checkpoint_id:
-            return Recommender(self._checkpoint, catalog, self._language_model, self._store)
+            return Recommender(self._checkpoint, catalog, self._language_model, self._store, self._caches)
         checkpoint = load_checkpoint(self._store.checkpoints / catalog.checkpoint_id)
         language_model = self._language_model
         if checkpoint.config.language_model != self._checkpoint.config.language_model:
             language_model = load_language_model(
                 checkpoint.config.language_model, self._store.models, language_model.device
             )
-        return Recommender(checkpoint, catalog, language_model, self._store)
+        return Recommender(checkpoint, catalog, language_model, self._store, self._caches)
 
     @property
     def checkpoint_id(self) -> str:
@@ -97,6 +122,11 @@ class Recommender:
     @property
     def catalog_version(self) -> str:
         return self.catalog.version
+
+    @property
+    def stage_s(self) -> Mapping[str, float]:
+        """Seconds spent since the start, by stage of the work on the device thread."""
+        return self._engine.stages.seconds
 
     def warm_up(self) -> None:
         """Rank the checkpoint's canary histories, so that the first caller does not pay for first-time work.
@@ -117,9 +147,8 @@ class Recommender:
         found = [(item_id, self.catalog.row(item_id)) for item_id in query.history]
         rows = np.array([row for _, row in found if row is not None], np.int64)
         unknown = tuple(dict.fromkeys(item_id for item_id, row in found if row is None))
-        builder, segments = self._encoder.builder, self.catalog.segments
-        used = builder.keep_newest(rows, segments)
-        num_tokens = int(segments.lengths(used).sum()) + len(builder.instruction) if len(used) else 0
+        used = self._builder.keep_newest(rows, self.catalog.segments)
+        num_tokens = self._engine.num_tokens(used) if len(used) else 0
         return PreparedQuery(query, rows, used, unknown, num_tokens)
 
     def rank(self, queries: Sequence[Query]) -> list[Ranking]:
@@ -128,15 +157,15 @@ class Recommender:
 
     def rank_prepared(self, prepared: Sequence[PreparedQuery]) -> list[Ranking]:
         """Answer, in order, queries that this recommender has prepared."""
-        excluded = [self._excluded(one) for one in prepared]
+        choices = [self._choice(one) for one in prepared]
         answers: list[tuple[RankedItem, ...]] = [()] * len(prepared)
         modelled = [at for at, one in enumerate(prepared) if len(one.used)]
         if modelled:
-            ranked = self._model_ranking([prepared[at] for at in modelled], [excluded[at] for at in modelled])
+            ranked = self._model_ranking([prepared[at] for at in modelled], [choices[at] for at in modelled])
             for at, items in zip(modelled, ranked, strict=True):
                 answers[at] = items
         for at in set(range(len(prepared))).difference(modelled):
-            answers[at] = self._popular_ranking(prepared[at].query, excluded[at])
+            answers[at] = self._popular_ranking(prepared[at].query, choices[at])
         return [
             Ranking(
                 items=items,
@@ -150,32 +179,38 @@ class Recommender:
         ]
 
     def _model_ranking(
-        self, prepared: Sequence[PreparedQuery], excluded: Sequence[np.ndarray]
+        self, prepared: Sequence[PreparedQuery], choices: Sequence[_Choice]
     ) -> list[tuple[RankedItem, ...]]:
         queries = [one.query for one in prepared]
-        user_BQ = self._encoder.encode([one.used for one in prepared])
+        user_BQ = self._engine.encode([one.used for one in prepared])
         user_BQ = user_BQ * np.stack([self._scale(query.weights) for query in queries])
-        scores_BK, rows_BK = self.catalog.index.search(user_BQ, max(query.k for query in queries), excluded)
-        return [
-            self._ranked(user_Q, scores_K[: query.k], rows_K[: query.k])
-            for query, user_Q, scores_K, rows_K in zip(queries, user_BQ, scores_BK, rows_BK, strict=True)
-        ]
+        with self._engine.stages.timed("search"):
+            k = max(query.k for query in queries)
+            excluded, eligible = zip(*((choice.excluded, choice.eligible) for choice in choices), strict=True)
+            scores_BK, rows_BK = self.catalog.index.search(user_BQ, k, excluded, eligible)
+        with self._engine.stages.timed("addends"):
+            return [
+                self._ranked(user_Q, scores_K[: query.k], rows_K[: query.k])
+                for query, user_Q, scores_K, rows_K in zip(queries, user_BQ, scores_BK, rows_BK, strict=True)
+            ]
 
     def _ranked(self, user_Q: np.ndarray, scores_K: np.ndarray, rows_K: np.ndarray) -> tuple[RankedItem, ...]:
         rows_K = rows_K[rows_K >= 0]
         addends_K3 = self.catalog.index.addends(user_Q, rows_K, len(SIGNALS)).astype(float)
-        ids = self.catalog.item_ids
         return tuple(
-            RankedItem(ids[row], float(score), "model", Signals(*addends))
+            RankedItem(self.catalog.item_id(row), float(score), "model", Signals(*addends))
             for row, score, addends in zip(rows_K, scores_K, addends_K3.tolist(), strict=False)
         )
 
-    def _popular_ranking(self, query: Query, excluded: np.ndarray) -> tuple[RankedItem, ...]:
-        first = self._popular[: query.k + len(excluded)]
-        rows = first[~np.isin(first, excluded)][: query.k]
+    def _popular_ranking(self, query: Query, choice: _Choice) -> tuple[RankedItem, ...]:
+        if choice.eligible is None:
+            first = self._popular[: query.k + len(choice.excluded)]
+        else:
+            first = choice.eligible[np.argsort(-self.catalog.popularity[choice.eligible], kind="stable")]
+        rows = first[~np.isin(first, choice.excluded)][: query.k]
         return tuple(
             RankedItem(
-                self.catalog.item_ids[row],
+                self.catalog.item_id(row),
                 int(self.catalog.popularity[row]) / self._num_events,
                 "popular",
                 signals=None,
@@ -183,10 +218,14 @@ class Recommender:
             for row in rows
         )
 
-    def _excluded(self, prepared: PreparedQuery) -> np.ndarray:
-        named = [row for row in map(self.catalog.row, prepared.query.exclude) if row is not None]
-        seen = np.empty(0, np.int64) if prepared.query.allow_repeats else prepared.rows
-        return np.unique(np.concatenate([seen, np.array(named, np.int64)]))
+    def _choice(self, prepared: PreparedQuery) -> _Choice:
+        query = prepared.query
+        named = [row for row in map(self.catalog.row, query.exclude) if row is not None]
+        seen = np.empty(0, np.int64) if query.allow_repeats else prepared.rows
+        return _Choice(
+            excluded=np.unique(np.concatenate([seen, np.array(named, np.int64)])),
+            eligible=self.catalog.eligible_rows(query.categories, query.brands),
+        )
 
     def _scale(self, weights: Weights) -> np.ndarray:
         """float32 [3P]: a caller's weights scale the parts of the user vector."""

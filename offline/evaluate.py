@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from model.artifacts import building, is_up_to_date, read_manifest, write_json, write_manifest
+from model.bounded_cache import CacheSizes
 from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, load_weights
 from model.config import SIGNALS, Config
 from model.encoder import UserEncoder
+from model.engine import Engine
 from model.errors import ArtifactError
 from model.heads import ItemFeatures, Projectors
 from model.index import Index, build_index
@@ -44,6 +47,8 @@ DEPTH = 10
 """Ranks beyond the deepest cut-off all count alike."""
 SCORED_USERS = 1024
 """Users whose candidates' vectors are in memory at once: 640 MB of them at P 512."""
+NUM_USERS_AT_ONCE = 256
+"""Between two steps of the progress bar."""
 
 
 def main() -> int:
@@ -201,15 +206,14 @@ def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray
     """User vectors float32 [U, 3P] of the test histories, by the code that serves."""
     config = checkpoint.config
     language_model = load_language_model(config.language_model, store.models, choose_device())
-    tokenizer = language_model.tokenizer
-    encoder = UserEncoder(
-        language_model,
-        checkpoint.heads.to(language_model.device),
-        PromptBuilder(tokenizer, config.prompt),
-        build_segments(tokenizer, test.dataset.items, config.prompt),
-        test.features,
-    )
-    return encoder.encode(test.histories, progress="test users")
+    builder = PromptBuilder(language_model.tokenizer, config.prompt)
+    segments = build_segments(language_model.tokenizer, test.dataset.items, config.prompt)
+    heads = checkpoint.heads.to(language_model.device)
+    encoder = UserEncoder(language_model, heads, builder, segments, test.features)
+    engine = Engine(encoder, language_model.pack(), CacheSizes(user_vector_bytes=0, prefix_bytes=0))
+    used = [builder.keep_newest(history, segments) for history in test.histories]
+    turns = [used[start : start + NUM_USERS_AT_ONCE] for start in range(0, len(used), NUM_USERS_AT_ONCE)]
+    return np.concatenate([engine.encode(turn) for turn in tqdm(turns, desc="test users", disable=None)])
 
 
 def control_vectors(checkpoint: Checkpoint, test: Test) -> Vectors:

@@ -63,8 +63,8 @@ def test_scores_are_the_sum_of_three_addends_and_those_of_brute_force_with_what_
         score_N = addend_N3.sum(axis=1)
         expected = [row for row in np.argsort(-score_N, kind="stable") if row not in events[:-1]]
         assert found(ranking) == [catalog.item_ids[row] for row in expected]
-        np.testing.assert_allclose([item.score for item in ranking.items], score_N[expected], atol=1e-5)
-        np.testing.assert_allclose(list(addends_by_id(ranking).values()), addend_N3[expected], atol=1e-5)
+        np.testing.assert_allclose([item.score for item in ranking.items], score_N[expected], atol=1e-4)
+        np.testing.assert_allclose(list(addends_by_id(ranking).values()), addend_N3[expected], atol=1e-4)
         for item in ranking.items:
             assert item.source == "model"
             assert item.signals is not None
@@ -260,3 +260,20 @@ def test_a_new_version_of_another_checkpoint_and_language_model_is_loaded(tiny_w
 def test_a_version_that_is_not_there_is_refused_by_name(tiny_world: World) -> None:
     with pytest.raises(ArtifactError, match="20200101T000000Z-abcdef"):
         tiny_world.recommender.reload("20200101T000000Z-abcdef")
+
+
+@pytest.mark.parametrize("history", [("i0003", "i0004"), ()])
+def test_filters_keep_what_is_of_a_category_and_a_brand_and_nothing_else(
+    tiny_world: World, history: tuple[str, ...]
+) -> None:
+    items = [tiny_world.catalog.item(row) for row in range(tiny_world.catalog.num_items)]
+    like = next(item for item in items if item.category and item.brand)
+    wanted = {item.item_id for item in items if (item.category, item.brand) == (like.category, like.brand)}
+    filters = {"categories": frozenset({like.category}), "brands": frozenset({like.brand, "none"})}
+    ranking = answer(tiny_world, *history, k=100, **filters)
+    assert set(found(ranking)) == wanted - set(history)
+
+
+def test_a_filter_that_no_item_passes_gives_an_empty_answer(tiny_world: World) -> None:
+    for history in (("i0003",), ()):
+        assert answer(tiny_world, *history, categories=frozenset({"no such category"})).items == ()

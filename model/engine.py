@@ -1,0 +1,107 @@
+"""Histories to user vectors as fast as the device allows: the answers of `UserEncoder`, its slow twin.
+
+Equal histories are computed once, those computed lately not at all, and the rest in forward passes of bounded size,
+packed where the decoder allows it and padded where it does not. For the thread that owns the device; `num_tokens` for
+any.
+
+# B histories, D language-model width, P shared width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.bounded_cache import BoundedCache, CacheSizes
+from model.encoder import BATCH_TOKENS, UserEncoder
+from model.heads import float_tensor
+from model.packed_decoder import PackedDecoder
+from model.packed_encoder import PackedEncoder
+from model.stages import Stages
+
+
+class _StateEncoder(Protocol):
+    max_batch_tokens: int
+
+    def num_tokens(self, history: np.ndarray) -> int: ...
+    def states(self, histories: Sequence[np.ndarray]) -> Tensor: ...
+
+
+class Engine:
+    """One language model and one catalog version."""
+
+    def __init__(self, encoder: UserEncoder, decoder: PackedDecoder | None, caches: CacheSizes) -> None:
+        """`decoder`: the encoder's own language model, packed; None: it runs padded, and no prefix is reused."""
+        self._heads = encoder.heads
+        self._stages = Stages(encoder.language_model.device)
+        self._vectors: BoundedCache[np.ndarray] = BoundedCache(caches.user_vector_bytes)
+        self._states: _StateEncoder = _PaddedEncoder(encoder, self._stages)
+        if decoder is not None:
+            self._states = PackedEncoder(encoder, decoder, caches.prefix_bytes, self._stages)
+
+    @property
+    def stages(self) -> Stages:
+        return self._stages
+
+    def num_tokens(self, history: np.ndarray) -> int:
+        """Tokens that `encode` has to compute for a history (item rows, already cut); 0 when it is remembered."""
+        return 0 if _key(history) in self._vectors else self._states.num_tokens(history)
+
+    def encode(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """User vectors float32 [B, 3P] of non-empty histories (item rows, oldest first, already cut)."""
+        keys = [_key(history) for history in histories]
+        known = {key: vector for key in keys if (vector := self._vectors.get(key)) is not None}
+        new = {key: history for key, history in zip(keys, histories, strict=True) if key not in known}
+        for turn in self._turns(list(new.values())):
+            for history, vector_Q in zip(turn, self._compute(turn), strict=True):
+                known[_key(history)] = vector_Q
+                self._vectors.put(_key(history), vector_Q.copy(), vector_Q.nbytes)  # not the whole batch with it
+        return np.stack([known[key] for key in keys])
+
+    def _turns(self, histories: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """Parts of at most the tokens of one forward pass."""
+        turn: list[np.ndarray] = []
+        room = self._states.max_batch_tokens
+        for history in histories:
+            num_tokens = self._states.num_tokens(history)
+            if turn and num_tokens > room:
+                yield turn
+                turn, room = [], self._states.max_batch_tokens
+            turn.append(history)
+            room -= num_tokens
+        if turn:
+            yield turn
+
+    @torch.inference_mode()
+    def _compute(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+        state_BD = self._states.states(histories)
+        with self._stages.timed("project"):
+            user_BQ: np.ndarray = self._heads.project_users(state_BD).cpu().numpy()
+        return user_BQ
+
+
+class _PaddedEncoder:
+    """For decoders that cannot be packed."""
+
+    def __init__(self, encoder: UserEncoder, stages: Stages) -> None:
+        self._encoder = encoder
+        self._stages = stages
+        self.max_batch_tokens = BATCH_TOKENS[encoder.language_model.device.type]
+
+    def num_tokens(self, history: np.ndarray) -> int:
+        return len(self._encoder.builder.recommend(history, self._encoder.segments))
+
+    def states(self, histories: Sequence[np.ndarray]) -> Tensor:
+        builder, segments = self._encoder.builder, self._encoder.segments
+        with self._stages.timed("assemble"):
+            prompts = [builder.recommend(history, segments) for history in histories]
+        with self._stages.timed("forward"):
+            return float_tensor(self._encoder.encode_states(prompts)).to(self._encoder.language_model.device)
+
+
+def _key(history: np.ndarray) -> bytes:
+    return bytes(np.ascontiguousarray(history, np.int64).data)
