@@ -14,10 +14,7 @@ They do what a load of plain histories needs: of a query they read `history` and
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +30,7 @@ from model.heads import ItemFeatures, float_tensor
 from model.language_model import choose_device, load_language_model
 from model.prompt import PromptBatch, PromptBuilder, Segments, build_segments, pad
 from model.ranking import Query, RankedItem, Ranking, Signals
+from model.stages import Stages
 from model.store import Store
 
 TEXTS = ("title", "brand", "category", "description")
@@ -68,8 +66,12 @@ class Rival:
         self._canaries = checkpoint.canaries
         self._item_NQ = float_tensor(self.catalog.item_vectors).to(self._device)
         self._prefix_tokens = len(self._builder.recommend(np.empty(0, np.int64), self.catalog.segments))
-        self.stage_s: defaultdict[str, float] = defaultdict(float)
+        self._stages = Stages(self._device)
+
+    @property
+    def stage_s(self) -> Mapping[str, float]:
         """Seconds since the start, by stage."""
+        return self._stages.seconds
 
     def warm_up(self) -> None:
         self.rank_prepared([self.prepare(Query(history)) for history in self._canaries])
@@ -84,7 +86,7 @@ class Rival:
     def rank_prepared(self, prepared: Sequence[PreparedHistory]) -> list[Ranking]:
         """One ranking a prepared history; none of them may be empty."""
         state_BD = self._states([one.rows for one in prepared])
-        with self._stage("search"):
+        with self._stages.timed("search"):
             return self._search(prepared, self._heads.project_users(state_BD))
 
     def _states(self, histories: Sequence[np.ndarray]) -> Tensor:
@@ -120,14 +122,6 @@ class Rival:
     def _batch(self, histories: Sequence[np.ndarray], segments: Segments) -> PromptBatch:
         return pad([self._builder.recommend(history, segments) for history in histories], self._device)
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-        self.stage_s[name] += time.perf_counter() - start
-
 
 class Naive(Rival):
     """One history at a time, from its texts to its scores. Serve it with batches of one."""
@@ -141,11 +135,11 @@ class Naive(Rival):
         return torch.cat([self._state(rows) for rows in histories])
 
     def _state(self, rows: np.ndarray) -> Tensor:
-        with self._stage("tokenise"):
+        with self._stages.timed("tokenise"):
             segments = build_segments(self._language_model.tokenizer, self._texts(rows), self._prompt_config)
-        with self._stage("assemble"):
+        with self._stages.timed("assemble"):
             embed_1TD = self._embed([np.arange(len(rows))], segments, self._features(rows))
-        with self._stage("forward"):
+        with self._stages.timed("forward"):
             decoder = self._language_model.decoder
             if self._head:
                 output = decoder(inputs_embeds=embed_1TD, output_hidden_states=True, use_cache=False)
@@ -170,10 +164,10 @@ class Padded(Rival):
 
     def _states(self, histories: Sequence[np.ndarray]) -> Tensor:
         catalog = self.catalog
-        with self._stage("assemble"):
+        with self._stages.timed("assemble"):
             embed_BTD = self._embed(histories, catalog.segments, catalog.features)
             lengths = [self._prefix_tokens + int(catalog.segments.lengths(rows).sum()) for rows in histories]
-        with self._stage("forward"):
+        with self._stages.timed("forward"):
             # No mask: under causal attention a token never sees the padding on its right.
             output = self._language_model.decoder.base_model(inputs_embeds=embed_BTD, use_cache=False)
             last = torch.tensor(lengths, device=self._device) - 1
