@@ -33,6 +33,7 @@ from service import protocols
 from service.app import create_app
 from service.logs import log_config
 from service.settings import Settings
+from service.stored import freeze_what_stays
 
 OURS, PADDED, NAIVE, NAIVE_WITHOUT_HEAD = "ours", "padded", "naive", "naive-without-head"
 SYSTEMS: dict[str, Callable[..., protocols.Recommender]] = {
@@ -207,6 +208,7 @@ class _OneCatalog:
 
     def load(self, *_: object) -> protocols.Recommender:
         self.recorded = Recorded(SYSTEMS[self._system](*self._place))
+        freeze_what_stays()  # as the service does with ours
         return self.recorded
 
 

@@ -79,6 +79,7 @@ NUM_BODIES = {"cpu": 3000, "cuda": 30_000}
 """Different histories a phase: more than are answered in one."""
 NUM_FULL_BATCHES = 6
 """A saturation lasts until about so many full batches are answered, but not shorter than the effort says."""
+MAX_SATURATION_S = 60.0
 FULL = Effort(2, 25, 15.0, 15.0, (0.3, 0.5, 0.7, 0.9), 20)
 QUICK = Effort(1, 15, 5.0, 2.5, (0.7,), 20)
 
@@ -177,7 +178,7 @@ class Run:
         before = len(server.batches())
         bodies = self._bodies(prompts, lengths, seed=200 + number)
         full_batches_s = NUM_FULL_BATCHES * self._arguments.max_batch_tokens * self._bare_s_per_token
-        seconds = float(np.clip(full_batches_s, self._effort.saturation_s, 4 * self._effort.saturation_s))
+        seconds = float(np.clip(full_batches_s, self._effort.saturation_s, MAX_SATURATION_S))
         outcome = run_load(Plan(server.url, bodies, seconds, callers=callers, patience_s=3600))
         figures = steady_state(server.batches()[before:], seconds)
         p50, p95, p99 = outcome.latency_ms(50, 95, 99)
