@@ -25,6 +25,9 @@ class CacheSizes:
     SmolLM2-135M and 60 MiB with Sheared-LLaMA-2.7B."""
 
 
+DEFAULT_CACHES = CacheSizes()
+
+
 class BoundedCache(Generic[Value]):
     """Values of known size by key; never more than `max_bytes` in sum."""
 
@@ -56,6 +59,11 @@ class BoundedCache(Generic[Value]):
             self._forget(next(iter(self._entries)))
         self._entries[key] = value, num_bytes
         self.num_bytes += num_bytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.num_bytes = 0
 
     def _forget(self, key: Hashable) -> None:
         _, num_bytes = self._entries.pop(key, (None, 0))

@@ -108,12 +108,25 @@ class PromptConfig(_Section):
     """What a segment shows of its item, in this order. `image` and `cf` are one token each."""
     max_history: int = Field(default=10, ge=1, le=200)
     """Newest items used; older ones are dropped whole."""
+    history_stride: int = Field(default=1, ge=1, le=100)
+    """How many of the oldest items are dropped at a time once a history is longer than `max_history`. 1: one, so that
+    `max_history` items are always read, but every new item moves the window and nothing of the last answer can be used
+    again. 5 with a `max_history` of 12: the window holds 8 to 12 items, and four answers of five cost their new item
+    alone (docs/performance.md). Less than `max_history`."""
     max_tokens: int = Field(default=1024, ge=32)
     """Longest prompt; above it the oldest items are dropped whole, the instruction never."""
     max_title_tokens: int = Field(default=16, ge=1)
     """Longest title; the rest is cut."""
     max_description_tokens: int = Field(default=160, ge=1)
     """Longest description, where `fields` shows them; the rest is cut."""
+
+    @model_validator(mode="after")
+    def _window_keeps_an_item(self) -> PromptConfig:
+        if 1 < self.history_stride >= self.max_history:
+            raise ValueError(
+                f"history_stride is {self.history_stride}, but must be less than max_history, {self.max_history}"
+            )
+        return self
 
 
 class HeadsConfig(_Section):

@@ -29,6 +29,7 @@ class _StateEncoder(Protocol):
 
     def num_tokens(self, history: np.ndarray) -> int: ...
     def states(self, histories: Sequence[np.ndarray]) -> Tensor: ...
+    def forget(self) -> None: ...
 
 
 class Engine:
@@ -36,6 +37,7 @@ class Engine:
 
     def __init__(self, encoder: UserEncoder, decoder: PackedDecoder | None, caches: CacheSizes) -> None:
         """`decoder`: the encoder's own language model, packed; None: it runs padded, and no prefix is reused."""
+        self._decoder = decoder
         self._heads = encoder.heads
         self._stages = Stages(encoder.language_model.device)
         self._vectors: BoundedCache[np.ndarray] = BoundedCache(caches.user_vector_bytes)
@@ -46,6 +48,21 @@ class Engine:
     @property
     def stages(self) -> Stages:
         return self._stages
+
+    def warm_up(self, history: np.ndarray) -> None:
+        """Run `history` alone, then two of it, four, ... together, up to a full forward pass.
+
+        So that no caller pays for kernels that are made, and memory that is taken, at the first use of a shape. Does
+        nothing where another engine has warmed up the same decoder.
+        """
+        if self._decoder is None or self._decoder.is_warm:
+            return
+        num = 1
+        while num * self._states.num_tokens(history) <= self._states.max_batch_tokens:
+            self._compute([history] * num)
+            self._states.forget()
+            num *= 2
+        self._decoder.is_warm = True
 
     def num_tokens(self, history: np.ndarray) -> int:
         """Tokens that `encode` has to compute for a history (item rows, already cut); 0 when it is remembered."""
@@ -94,6 +111,9 @@ class _PaddedEncoder:
 
     def num_tokens(self, history: np.ndarray) -> int:
         return len(self._encoder.builder.recommend(history, self._encoder.segments))
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
     def states(self, histories: Sequence[np.ndarray]) -> Tensor:
         builder, segments = self._encoder.builder, self._encoder.segments

@@ -79,6 +79,8 @@ class PackedDecoder:
             raise ValueError(f"a decoder of kind {decoder.config.model_type!r} cannot be packed")
         model, config = decoder.base_model, decoder.config
         attention = model.layers[0].self_attn
+        self.is_warm = False
+        """Whether the shapes that serving meets have been run once."""
         self.dtype: torch.dtype = decoder.dtype
         self.device: torch.device = decoder.device
         self._head_width: int = attention.head_dim

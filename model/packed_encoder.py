@@ -64,6 +64,10 @@ class PackedEncoder:
             self._remember(histories, keys, packing)
         return state_BD
 
+    def forget(self) -> None:
+        """Remember no history any more."""
+        self._prefixes.clear()
+
     def _assemble(self, histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Token ids [T], the row of the item that each belongs to [T], and how many tokens every history has.
 

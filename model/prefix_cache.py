@@ -28,6 +28,10 @@ class PrefixCache:
     def num_bytes(self) -> int:
         return self._entries.num_bytes
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
     def num_known(self, history: np.ndarray) -> int:
         """How many of the history's first items are known."""
         known = 0

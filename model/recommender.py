@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model.bounded_cache import CacheSizes
+from model.bounded_cache import DEFAULT_CACHES, CacheSizes
 from model.catalog import Catalog, current_version
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import SIGNALS
@@ -25,8 +25,6 @@ from model.language_model import LanguageModel, choose_device, load_language_mod
 from model.prompt import PromptBuilder
 from model.ranking import Query, RankedItem, Ranking, Signals, Weights
 from model.store import Store
-
-DEFAULT_CACHES = CacheSizes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +79,6 @@ class Recommender:
         self._builder = PromptBuilder(language_model.tokenizer, checkpoint.config.prompt)
         encoder = UserEncoder(language_model, checkpoint.heads, self._builder, catalog.segments, catalog.features)
         self._engine = Engine(encoder, language_model.pack(), caches)
-        self._popular = np.argsort(-catalog.popularity, kind="stable")
         self._num_events = max(1, int(catalog.popularity.sum()))
 
     @classmethod
@@ -129,14 +126,17 @@ class Recommender:
         return self._engine.stages.seconds
 
     def warm_up(self) -> None:
-        """Rank the checkpoint's canary histories, so that the first caller does not pay for first-time work.
+        """Run the shapes of forward passes that serving meets, and rank the checkpoint's canary histories.
 
         Raises ArtifactError when they do not give a finite ranking.
         """
         known = [
             history for history in self._checkpoint.canaries if any(self.catalog.row(i) is not None for i in history)
         ]
-        for ranking in self.rank([Query(history) for history in known]):
+        prepared = [self.prepare(Query(history)) for history in known]
+        if prepared:
+            self._engine.warm_up(max((one.used for one in prepared), key=len))
+        for ranking in self.rank_prepared(prepared):
             if not all(np.isfinite(item.score) for item in ranking.items):
                 raise ArtifactError(
                     f"catalog {self.catalog_version} ranks a canary history with scores that are no numbers"
@@ -174,6 +174,7 @@ class Recommender:
                 history_truncated=len(one.used) < len(one.rows),
                 checkpoint=self.checkpoint_id,
                 catalog_version=self.catalog_version,
+                unknown_filters=self.catalog.unknown_filters(one.query.categories, one.query.brands),
             )
             for items, one in zip(answers, prepared, strict=True)
         ]
@@ -203,10 +204,7 @@ class Recommender:
         )
 
     def _popular_ranking(self, query: Query, choice: _Choice) -> tuple[RankedItem, ...]:
-        if choice.eligible is None:
-            first = self._popular[: query.k + len(choice.excluded)]
-        else:
-            first = choice.eligible[np.argsort(-self.catalog.popularity[choice.eligible], kind="stable")]
+        first = self.catalog.most_popular(query.k + len(choice.excluded), choice.eligible)
         rows = first[~np.isin(first, choice.excluded)][: query.k]
         return tuple(
             RankedItem(

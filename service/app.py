@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from model.bounded_cache import CacheSizes
 from model.store import Store
 from service import __version__
 from service.errors import problem_of
@@ -62,7 +63,7 @@ def _lifespan(settings: Settings, publications: Publications | None) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         store = Store(settings.store)
-        source = publications or StoredCatalogs(store, settings.device)
+        source = publications or StoredCatalogs(store, settings.device, _cache_sizes(settings))
         async with live_recommender(settings) as live, catalog_watcher(source, live, settings) as watcher:
             yield {"live": live, "watcher": watcher, "store": store}
 
@@ -71,6 +72,10 @@ def _lifespan(settings: Settings, publications: Publications | None) -> Any:
 
 async def _answer(_: Request, error: Exception) -> JSONResponse:
     return problem_of(error).response()
+
+
+def _cache_sizes(settings: Settings) -> CacheSizes:
+    return CacheSizes(settings.user_vector_cache_bytes, settings.prefix_cache_bytes)
 
 
 def _operation_id(route: APIRoute) -> str:

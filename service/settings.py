@@ -9,6 +9,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIBIBYTE = 1024
+MEBIBYTE = 1024 * KIBIBYTE
 
 
 class Settings(BaseSettings):
@@ -45,6 +46,12 @@ class Settings(BaseSettings):
     """Longest a request waits for its ranking; then 504, and nothing more is computed for it."""
     drain_timeout_s: int = Field(default=30, ge=1)
     """After SIGTERM, how long requests already accepted may take. Keep it below the orchestrator's own patience."""
+    user_vector_cache_bytes: int = Field(default=32 * MEBIBYTE, ge=0)
+    """What may be held of user vectors: the same history again costs a search, no forward pass. One takes 768 bytes at
+    the demo's width of 3 x 64. 0 remembers none."""
+    prefix_cache_bytes: int = Field(default=256 * MEBIBYTE, ge=0)
+    """What may be held of keys and values, so that a history that goes on costs its new items alone. Ten items take
+    about 4 MiB with SmolLM2-135M and 60 MiB with Sheared-LLaMA-2.7B, in the device's memory. 0 remembers none."""
     catalog_poll_s: float = Field(default=2.0, gt=0)
     """How often `CURRENT` is read for a newly published catalog."""
     catalog_retry_s: float = Field(default=60.0, gt=0)

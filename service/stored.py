@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+from model.bounded_cache import DEFAULT_CACHES, CacheSizes
 from model.store import Store
 from service.protocols import Recommender
 
@@ -11,9 +12,10 @@ from service.protocols import Recommender
 class StoredCatalogs:
     """Publications read from a store. The model's libraries are imported at first use, off the event loop."""
 
-    def __init__(self, store: Store, device: str) -> None:
+    def __init__(self, store: Store, device: str, caches: CacheSizes = DEFAULT_CACHES) -> None:
         self._store = store
         self._device = device
+        self._caches = caches
 
     def current_version(self) -> str | None:
         from model.catalog import current_version
@@ -25,7 +27,7 @@ class StoredCatalogs:
 
         if isinstance(beside, recommender.Recommender):
             return beside.reload(version)
-        loaded = recommender.Recommender.load(self._store, version, self._device)
+        loaded = recommender.Recommender.load(self._store, version, self._device, self._caches)
         freeze_what_stays()
         return loaded
 

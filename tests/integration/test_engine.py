@@ -139,3 +139,16 @@ def test_bfloat16_comes_at_least_as_close_to_float32_as_in_the_decoder_itself_al
     for _ in ("computed", "remembered"):
         ours = torch.from_numpy(engine.encode(histories))
         assert F.cosine_similarity(ours, exact).mean() >= F.cosine_similarity(own, exact).mean()
+
+
+def test_after_the_warm_up_nothing_is_remembered_and_no_other_engine_repeats_it(tiny_world: World) -> None:
+    encoder = encoder_of(tiny_world)
+    decoder = encoder.language_model.pack()
+    first, second = (Engine(encoder, decoder, CacheSizes()) for _ in range(2))
+    history = rows([[1, 2, 3, 4]])[0]
+    fresh = first.num_tokens(history)
+    first.warm_up(history)
+    assert first.num_tokens(history) == fresh
+    second.warm_up(history)
+    assert "forward" in first.stages.seconds
+    assert "forward" not in second.stages.seconds

@@ -106,3 +106,27 @@ def test_placeholders_know_their_item(tokenizer):
     prompt = builder_of(tokenizer).recommend(np.array([2, 0]), segments_of(tokenizer))
     assert prompt.item[prompt.token == VISUAL].tolist() == [2, 0]
     assert (prompt.item[prompt.token != VISUAL] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("length", "window"), [(1, (0, 1)), (12, (0, 12)), (13, (5, 13)), (17, (5, 17)), (18, (10, 18)), (22, (10, 22))]
+)
+def test_a_window_that_slides_in_strides_stays_where_it_is_for_a_stride(tokenizer, length, window):
+    segments = segments_of(tokenizer)
+    history = np.arange(length) % 3
+    builder = builder_of(tokenizer, max_history=12, history_stride=5)
+    assert len(builder.keep_newest(history, segments)) == window[1] - window[0]
+
+
+def test_a_stride_never_drops_the_newest_item(tokenizer):
+    segments = segments_of(tokenizer)
+    longest = int(segments.lengths(np.arange(3)).max())
+    builder = builder_of(tokenizer, max_history=12, history_stride=11)
+    room = len(builder.prefix) + len(builder.instruction) + longest
+    short = builder_of(tokenizer, max_history=12, history_stride=11, max_tokens=max(32, room))
+    assert short.keep_newest(np.array([0, 1, 2]), segments)[-1] == 2
+
+
+def test_a_stride_as_long_as_the_window_is_refused():
+    with pytest.raises(ValueError, match="history_stride"):
+        PromptConfig(max_history=5, history_stride=5)
