@@ -140,11 +140,6 @@ class Catalog:
     def num_items(self) -> int:
         return len(self.items)
 
-    @property
-    def item_ids(self) -> list[str]:
-        ids: list[str] = self.items.table["item_id"].to_pylist()
-        return ids
-
     def row(self, item_id: str) -> int | None:
         """Row of an item; None when this version does not have it."""
         return self.items.row(item_id)
@@ -158,6 +153,19 @@ class Catalog:
         columns = self.items.columns(row)
         signals = {str(signal): bool(self.features.origin[signal][row] != NOTHING) for signal in SIGNALS}
         return CatalogItem(**columns, signals=signals)
+
+    def most_popular(self, num: int, eligible: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
+        """The first `num` rows by falling popularity, ties by row; among `eligible` (rising), where given."""
+        if eligible is None:
+            return self.popular[:num]
+        events = self.popularity[eligible]
+        if num < len(eligible):  # all above the lowest place, and those at it in order of their rows
+            lowest = np.partition(events, len(events) - num)[len(events) - num]
+            chosen = np.flatnonzero(events > lowest)
+            ties = np.flatnonzero(events == lowest)[: num - len(chosen)]
+            chosen = np.sort(np.concatenate([chosen, ties]))
+            eligible, events = eligible[chosen], events[chosen]
+        return eligible[np.argsort(-events, kind="stable")]
 
     def eligible_rows(self, categories: frozenset[str], brands: frozenset[str]) -> npt.NDArray[np.int64] | None:
         """Rows of the items of one of `categories` and of one of `brands`, rising and read-only.

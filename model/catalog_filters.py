@@ -9,7 +9,6 @@ number of items found and not the size of the catalog. Knows nothing else of the
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Set
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model.bounded_cache import BoundedCache
 from model.errors import ArtifactError
 
 Rows = npt.NDArray[np.int64]
@@ -86,12 +86,7 @@ class Filters:
     def __init__(self, categories: RowsByName, brands: RowsByName, max_cached_bytes: int = MAX_CACHED_BYTES) -> None:
         self.categories = categories
         self.brands = brands
-        self._max_cached_bytes = max_cached_bytes
-        self._recent: OrderedDict[tuple[frozenset[str], frozenset[str]], Rows] = OrderedDict()
-
-    @property
-    def cached_bytes(self) -> int:
-        return sum(rows.nbytes for rows in self._recent.values())
+        self._recent: BoundedCache[Rows] = BoundedCache(max_cached_bytes)
 
     def eligible_rows(self, categories: frozenset[str], brands: frozenset[str]) -> Rows | None:
         """Rows of the items of one of `categories` and of one of `brands`, rising; read-only.
@@ -100,13 +95,12 @@ class Filters:
         """
         if not categories and not brands:
             return None
-        key = (categories, brands)
-        if key in self._recent:
-            self._recent.move_to_end(key)
-            return self._recent[key]
-        rows = self._find(categories, brands)
-        rows.flags.writeable = False
-        self._keep(key, rows)
+        rows = self._recent.get((categories, brands))
+        if rows is None:
+            rows = self._find(categories, brands)
+            rows.flags.writeable = False
+            if rows.flags.owndata:  # a part of the file costs nothing to find again
+                self._recent.put((categories, brands), rows, rows.nbytes)
         return rows
 
     def unknown(self, categories: frozenset[str], brands: frozenset[str]) -> tuple[str, ...]:
@@ -121,13 +115,6 @@ class Filters:
         if not categories:
             return self.brands.rows_of_any(brands)
         return _common(self.categories.rows_of_any(categories), self.brands.rows_of_any(brands))
-
-    def _keep(self, key: tuple[frozenset[str], frozenset[str]], rows: Rows) -> None:
-        if not rows.flags.owndata or rows.nbytes > self._max_cached_bytes:  # a part of the file costs nothing to find
-            return
-        self._recent[key] = rows
-        while self.cached_bytes > self._max_cached_bytes:
-            self._recent.popitem(last=False)
 
 
 def write_rows_by_name(path: Path, values: pa.ChunkedArray) -> None:

@@ -17,7 +17,8 @@ def test_shoppers_are_shown_as_the_recommender_ranks_for_them(tiny_world: World)
     shoppers = look(world.recommender, world.dataset, world.store.images, seed=1)
     assert len(shoppers) == NUM_SHOPPERS
     all_bought = [[world.dataset.item_ids[row] for row in events] for events in world.dataset.events]
-    title_of = {item_id: world.catalog.item(row).title for row, item_id in enumerate(world.catalog.item_ids)}
+    items = world.catalog.items.table
+    title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
     for shopper in shoppers:
         shown = [tile.title for tile in (*shopper.history, shopper.target)]
         bought = next(b for b in all_bought if [title_of[i] for i in b][-len(shown) :] == shown)

@@ -30,6 +30,10 @@ def ids_of(world: World, rows: Sequence[int] | np.ndarray) -> tuple[str, ...]:
     return tuple(world.dataset.item_ids[row] for row in rows)
 
 
+def all_ids(world: World) -> tuple[str, ...]:
+    return ids_of(world, range(world.catalog.num_items))
+
+
 def histories_of(world: World) -> list[tuple[str, ...]]:
     """Everything but the test event of every user: 4 to 7 items, where the prompt shows 4."""
     return [ids_of(world, events[:-1]) for events in world.dataset.events]
@@ -62,7 +66,7 @@ def test_scores_are_the_sum_of_three_addends_and_those_of_brute_force_with_what_
         addend_N3 = (user_Q * item_NQ).reshape(len(item_NQ), len(SIGNALS), -1).sum(axis=2)
         score_N = addend_N3.sum(axis=1)
         expected = [row for row in np.argsort(-score_N, kind="stable") if row not in events[:-1]]
-        assert found(ranking) == [catalog.item_ids[row] for row in expected]
+        assert found(ranking) == [catalog.item_id(row) for row in expected]
         np.testing.assert_allclose([item.score for item in ranking.items], score_N[expected], atol=1e-4)
         np.testing.assert_allclose(list(addends_by_id(ranking).values()), addend_N3[expected], atol=1e-4)
         for item in ranking.items:
@@ -85,13 +89,13 @@ def test_items_of_the_history_are_never_returned_even_those_too_old_to_be_read(t
 def test_a_k_beyond_the_catalog_gives_every_eligible_item_once(tiny_world: World) -> None:
     history = histories_of(tiny_world)[0]
     ranking = answer(tiny_world, *history, k=100, exclude=frozenset({"i0023"}))
-    assert sorted(found(ranking)) == sorted(set(tiny_world.catalog.item_ids) - set(history) - {"i0023"})
+    assert sorted(found(ranking)) == sorted(set(all_ids(tiny_world)) - set(history) - {"i0023"})
 
 
 def test_repeats_are_returned_on_demand_with_the_same_scores_for_the_others(tiny_world: World) -> None:
     history = histories_of(tiny_world)[0]
     without, with_repeats = answer(tiny_world, *history, k=100), answer(tiny_world, *history, k=100, allow_repeats=True)
-    assert sorted(found(with_repeats)) == tiny_world.catalog.item_ids
+    assert sorted(found(with_repeats)) == list(all_ids(tiny_world))
     assert [item for item in with_repeats.items if item.item_id not in history] == list(without.items)
 
 
@@ -104,7 +108,7 @@ def test_excluded_items_make_room_for_the_next_ones(tiny_world: World) -> None:
 
 
 def test_a_history_that_leaves_nothing_to_return_has_an_empty_answer(tiny_world: World) -> None:
-    everything = tuple(tiny_world.catalog.item_ids)
+    everything = all_ids(tiny_world)
     empty, other = tiny_world.recommender.rank([Query(everything), Query(everything[:2])])
     assert found(empty) == []
     assert found(other)
@@ -276,4 +280,5 @@ def test_filters_keep_what_is_of_a_category_and_a_brand_and_nothing_else(
 
 def test_a_filter_that_no_item_passes_gives_an_empty_answer(tiny_world: World) -> None:
     for history in (("i0003",), ()):
-        assert answer(tiny_world, *history, categories=frozenset({"no such category"})).items == ()
+        empty = answer(tiny_world, *history, categories=frozenset({"no such category"}))
+        assert (empty.items, empty.unknown_filters) == ((), ("no such category",))

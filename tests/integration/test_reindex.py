@@ -119,7 +119,7 @@ def state_of(catalogs: Path) -> tuple[str | None, list[str]]:
 
 def test_the_published_catalog_holds_every_item_with_what_is_known_of_it(store: Store) -> None:
     catalog, dataset = served(store), load_dataset(store.dataset("tiny"))
-    assert catalog.item_ids == dataset.item_ids
+    assert catalog.items.table["item_id"].to_pylist() == dataset.item_ids
     assert catalog.popularity.tolist() == dataset.num_train_events.tolist()
     assert catalog.item(0).signals == {"image": True, "cf": True, "text": True}  # by the aligned text tower
     assert catalog.item(0).image_file is None

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model.artifacts import MANIFEST, read_manifest, write_json, write_manifest
 from model.catalog import FILES, Catalog, current_version, list_versions, set_current
@@ -125,6 +127,19 @@ def test_a_filter_finds_the_items_of_its_category_and_brand(written: Path) -> No
     assert found is not None
     assert found.tolist() == [1, 3, 5, 7, 9, 11]
     assert catalog.unknown_filters(frozenset({"Lamps", "Chairs"}), frozenset({"Arbor", "Ember"})) == ("Chairs", "Ember")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(events=st.lists(st.integers(0, 3), min_size=12, max_size=12), data=st.data())
+def test_the_most_popular_rows_come_first_and_ties_by_row(
+    written: Path, events: list[int], data: st.DataObject
+) -> None:
+    catalog = replace(Catalog.load(written, verify=False), popularity=np.array(events))
+    eligible = sorted(data.draw(st.sets(st.integers(0, 11))))
+    num = data.draw(st.integers(1, 14))
+    expected = sorted(eligible, key=lambda row: (-events[row], row))[:num]
+    assert catalog.most_popular(num, np.array(eligible, np.int64)).tolist() == expected
+    assert Catalog.load(written, verify=False).most_popular(3).tolist() == [11, 10, 9]
 
 
 def test_the_index_searches_the_item_vectors(written: Path) -> None:
