@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -73,8 +73,11 @@ class PackedDecoder:
     Raises ValueError for a decoder that `is_supported` refuses.
     """
 
-    def __init__(self, decoder: Any, *, consume: bool = False) -> None:
-        """`consume`: the decoder gives up its own layers one by one, so that the weights are held once."""
+    def __init__(self, decoder: Any, *, consume: bool = False, products: Products | None = None) -> None:
+        """`consume`: the decoder gives up its own layers one by one, so that the weights are held once.
+
+        `products`: how to multiply by weights; by default oneDNN's way on a processor that has it.
+        """
         if not is_supported(decoder):
             raise ValueError(f"a decoder of kind {decoder.config.model_type!r} cannot be packed")
         model, config = decoder.base_model, decoder.config
@@ -89,7 +92,7 @@ class PackedDecoder:
         self._scaling: float = attention.scaling
         self._eps: float = config.rms_norm_eps
         self._rotary, self._norm = model.rotary_emb, model.norm
-        self._products = _OneDNN() if _has_onednn(self.device) else _Plain()
+        self._products = products or (OneDNNProducts() if _has_onednn(self.device) else PlainProducts())
         self._attend: Attend = _attend_varlen if self.device.type == "cuda" else _attend_each
         self._layers: list[_Layer] = []
         for number, layer in enumerate(model.layers):
@@ -288,7 +291,18 @@ def _has_onednn(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-class _OneDNN:
+class Products(Protocol):
+    """Products x W^T by the weights of linear layers, and what is done to them at once."""
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """A weight as the other methods take it."""
+
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
+    def silu(self, x: Tensor, weight: Tensor) -> Tensor: ...
+    def times(self, x: Tensor, weight: Tensor, other: Tensor) -> Tensor: ...
+
+
+class OneDNNProducts:
     """Products by weights in oneDNN's own layout; what follows the product is done while it is in the cache."""
 
     def pack(self, weight: Tensor) -> Tensor:
@@ -310,7 +324,7 @@ class _OneDNN:
         return product
 
 
-class _Plain:
+class PlainProducts:
     """The same products where there is no oneDNN."""
 
     def pack(self, weight: Tensor) -> Tensor:
