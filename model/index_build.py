@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from model.errors import InvalidInputError
-from model.index import Index, largest_norm, norms
+from model.index import Index, blocks_of, largest_norm, norms
 from model.index_kinds import (
     INDEX_FILE,
     LISTS_FILE,
@@ -30,6 +30,7 @@ from model.index_kinds import (
     Rows,
     faiss,
     lengthened,
+    one_thread,
     open_searcher,
 )
 
@@ -44,6 +45,8 @@ NUM_QUERIES = 1536
 MIN_USERS = 8
 """Fewer known users say too little of how users are distributed."""
 
+MAX_LISTS = 4096
+"""Every item is compared with every centre: 10 million items take 16 TFLOP."""
 NUM_SAMPLED_PER_LIST = 64
 NUM_KMEANS_STEPS = 10
 NUM_TYPICAL = 4
@@ -105,16 +108,23 @@ def write_index(
 
 
 def draw_users(vectors_NQ: Floats, users_UQ: Floats | None, num: int, rng: np.random.Generator) -> dict[str, Floats]:
-    """Groups of made-up users, `num` in all, float32 [num, Q]: around items, between items, and like known users."""
+    """Groups of made-up users, about `num` in all, float32 [num / groups, Q] each.
+
+    Users of unknown distribution may be nearer to items, or to nothing: what is found for all groups is found for them.
+    """
     known = users_UQ is not None and len(users_UQ) >= MIN_USERS
-    each = num // (3 if known else 2)
+    each = num // (4 if known else 3)
     centre_Q = vectors_NQ[_sampled_rows(len(vectors_NQ), BLOCK, rng)].mean(axis=0)
 
     def items(number: int) -> Floats:
         drawn: Floats = vectors_NQ[rng.integers(len(vectors_NQ), size=number)] - centre_Q
         return drawn
 
-    groups = {"around items": items(each) + 0.5 * items(each), "between items": items(each) + items(each) + items(each)}
+    groups = {
+        "around items": items(each) + 0.5 * items(each),
+        "between items": items(each) + items(each) + items(each),
+        "unlike items": rng.standard_normal((each, vectors_NQ.shape[1]), np.float32),
+    }
     if known:
         some, others = users_UQ[rng.integers(len(users_UQ), size=(2, each))]  # type: ignore[index,arg-type]
         share = rng.random((each, 1), np.float32)
@@ -171,7 +181,7 @@ def _smallest(suffices: Callable[[int], bool], most: int) -> int:
 def _write_lists(folder: Path, vectors_NQ: Floats, kind: Kind, rng: np.random.Generator) -> tuple[dict[str, Any], int]:
     """Write an index of lists. Returns its parameters but for the effort, and the most effort that makes sense."""
     num_items, width = vectors_NQ.shape
-    num_lists = int(2 ** round(np.log2(2 * np.sqrt(num_items))))
+    num_lists = min(MAX_LISTS, int(2 ** round(np.log2(2 * np.sqrt(num_items)))))
     if num_items < MIN_ITEMS:
         raise InvalidInputError(f"{num_items:,} items are too few for an index of kind {kind}: use exact", "index")
     sample_SQ = vectors_NQ[_sampled_rows(num_items, NUM_SAMPLED_PER_LIST * num_lists, rng)]
@@ -179,7 +189,11 @@ def _write_lists(folder: Path, vectors_NQ: Floats, kind: Kind, rng: np.random.Ge
     centres_LX = _cluster(_equally_long(sample_SQ, radius), num_lists, rng)
     assigned_S = _nearest(_equally_long(sample_SQ, radius), centres_LX).numpy()
     index = _empty_lists(kind, centres_LX[:, :width].numpy())
-    _train(index, sample_SQ, assigned_S)
+    some = slice(None, None, -(-len(sample_SQ) // NUM_TRAINED_ON))
+    if kind == "ivf-pq":
+        _train(index, sample_SQ[some].copy(), assigned_S[some].copy())
+    else:
+        _train(index, _extremes(vectors_NQ), assigned_S[:2].copy())
     for start in range(0, num_items, BLOCK):
         block_NQ = np.ascontiguousarray(vectors_NQ[start : start + BLOCK])
         ids_N = np.arange(start, start + len(block_NQ))
@@ -207,17 +221,26 @@ def _empty_lists(kind: Kind, centres_LQ: Floats) -> Any:
     else:
         num_codes = next(codes for codes in range(max(1, width // 2), 0, -1) if width % codes == 0)
         index = faiss().IndexIVFPQ(quantizer, width, num_lists, num_codes, 8, product)
+        index.pq.cp.niter = NUM_KMEANS_STEPS
     return index
 
 
 def _train(index: Any, sample_SQ: Floats, assigned_S: Rows) -> None:
     """Train the codes alone; FAISS would assign the sample by its own rule first."""
-    some = slice(None, None, -(-len(sample_SQ) // NUM_TRAINED_ON))
-    sample_SQ, assigned_S = sample_SQ[some].copy(), assigned_S[some].copy()
     if index.by_residual:
         sample_SQ = sample_SQ - index.quantizer.reconstruct_batch(assigned_S)
-    index.train_encoder(len(sample_SQ), *map(faiss().swig_ptr, (sample_SQ, assigned_S)))
+    with one_thread():  # hundreds of tiny clusterings: 50 s, where two threads take 130
+        index.train_encoder(len(sample_SQ), *map(faiss().swig_ptr, (sample_SQ, assigned_S)))
     index.is_trained = True
+
+
+def _extremes(vectors_NQ: Floats) -> Floats:
+    """float32 [2, Q]: the smallest and the largest of every number, the range of a byte.
+
+    Of all items, not of a sample: the items that win are the longest, and a byte cuts off what lies outside its range.
+    """
+    blocks = [np.stack([block.min(axis=0), block.max(axis=0)]) for block in blocks_of(vectors_NQ)]
+    return np.stack([np.min(blocks, axis=0)[0], np.max(blocks, axis=0)[1]])
 
 
 def _cluster(sample_SX: Tensor, num_lists: int, rng: np.random.Generator) -> Tensor:
@@ -264,17 +287,16 @@ def _sampled_rows(num_items: int, num: int, rng: np.random.Generator) -> npt.NDA
     return np.sort(rng.choice(num_items, min(num, num_items), replace=False))
 
 
-def _write_graph(folder: Path, vectors_NQ: Floats, kind: Kind, rng: np.random.Generator) -> tuple[dict[str, Any], int]:
+def _write_graph(folder: Path, vectors_NQ: Floats, kind: Kind, _rng: np.random.Generator) -> tuple[dict[str, Any], int]:
     """Write a graph. Returns its parameters but for the effort, and the most effort that makes sense."""
     num_items = len(vectors_NQ)
     if num_items < MIN_ITEMS:
         raise InvalidInputError(f"{num_items:,} items are too few for an index of kind {kind}: use exact", "index")
     longest = largest_norm(vectors_NQ)
-    sample_SQ = vectors_NQ[_sampled_rows(num_items, BLOCK, rng)]
-    longer_SX = lengthened(sample_SQ, _missing_lengths(sample_SQ, longest))
-    index = faiss().IndexHNSWSQ(longer_SX.shape[1], faiss().ScalarQuantizer.QT_8bit, NUM_LINKS)
+    extremes_2X = lengthened(_extremes(vectors_NQ), np.array([0, longest], np.float32))
+    index = faiss().IndexHNSWSQ(extremes_2X.shape[1], faiss().ScalarQuantizer.QT_8bit, NUM_LINKS)
     index.hnsw.efConstruction = BUILD_EFFORT
-    index.train(longer_SX)
+    index.train(extremes_2X)
     for start in range(0, num_items, BLOCK):
         block_NQ = vectors_NQ[start : start + BLOCK]
         index.add(lengthened(block_NQ, _missing_lengths(block_NQ, longest)))

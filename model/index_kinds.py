@@ -170,8 +170,9 @@ class Graph:
 
     def _as_long_as_items(self, users_BQ: Floats) -> Floats:
         """Of a much shorter or longer user, rounding would leave nothing of the differences between distances."""
-        norms_B1 = np.linalg.norm(users_BQ, axis=1, keepdims=True)
-        return lengthened(users_BQ / np.where(norms_B1 > 0, norms_B1, 1) * self._radius)
+        norms_B1: Floats = np.linalg.norm(users_BQ, axis=1, keepdims=True)
+        norms_B1[norms_B1 == 0] = 1
+        return lengthened(users_BQ / norms_B1 * np.float32(self._radius))
 
 
 def open_searcher(folder: Path, vectors_NQ: Floats, facts: Mapping[str, Any] | None, device: str = "cpu") -> Searcher:
@@ -243,6 +244,17 @@ def faiss() -> Any:
     return module
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let FAISS use one thread, then put the number back: torch counts by the same setting."""
+    before = int(faiss().omp_get_max_threads())
+    faiss().omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss().omp_set_num_threads(before)
+
+
 def _read(path: Path, kind: Kind, shape: tuple[int, ...]) -> Any:
     """A FAISS index, memory-mapped: lists by one flag, graphs by the other."""
     flag = faiss().IO_FLAG_MMAP_IFC if kind == "hnsw" else faiss().IO_FLAG_MMAP
@@ -292,17 +304,15 @@ def _deeper(mask_N: Mask | None) -> int:
 
 @contextmanager
 def _threads(users_BQ: Floats, num_scored: int) -> Iterator[None]:
-    """Search with all threads where they help, then put the number back: torch counts by the same setting.
+    """Search with all threads where they help.
 
     FAISS shares out users, so that more than one thread for one user only costs their waking.
     """
-    before = int(faiss().omp_get_max_threads())
-    help_here = len(users_BQ) > 1 and users_BQ.size * num_scored > MIN_PARALLEL_WORK
-    faiss().omp_set_num_threads(before if help_here else 1)
-    try:
+    if len(users_BQ) > 1 and users_BQ.size * num_scored > MIN_PARALLEL_WORK:
         yield
-    finally:
-        faiss().omp_set_num_threads(before)
+    else:
+        with one_thread():
+            yield
 
 
 @contextmanager

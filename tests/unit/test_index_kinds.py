@@ -229,9 +229,9 @@ def test_a_vector_that_is_not_finite_is_refused_by_row_when_an_index_is_written(
 
 def test_users_are_drawn_like_the_known_ones_where_there_are_enough() -> None:
     vectors, known = item_vectors(500), foreign_users(8)
-    assert "like known users" in draw_users(vectors, known, 90, np.random.default_rng(0))
-    assert "like known users" not in draw_users(vectors, known[:7], 90, np.random.default_rng(0))
-    drawn = draw_users(vectors, known, 90, np.random.default_rng(0))
+    assert "like known users" in draw_users(vectors, known, 120, np.random.default_rng(0))
+    assert "like known users" not in draw_users(vectors, known[:7], 120, np.random.default_rng(0))
+    drawn = draw_users(vectors, known, 120, np.random.default_rng(0))
     assert {name: users.shape for name, users in drawn.items()} == dict.fromkeys(drawn, (30, WIDTH))
 
 
