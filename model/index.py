@@ -40,7 +40,7 @@ class Index:
         num_scored_directly: int = NUM_SCORED_DIRECTLY,
     ) -> None:
         """`max_norm`: the largest L2 norm of a vector; unset: all vectors are read to find it, and to refuse NaN."""
-        self.vectors_NQ = vectors_NQ
+        self.vectors_NQ = np.asarray(vectors_NQ)  # a plain view: a np.memmap makes every slice a little slower
         self._searcher = searcher
         self._num_scored_directly = num_scored_directly
         self._max_norm = largest_norm(vectors_NQ) if max_norm is None else max_norm

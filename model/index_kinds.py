@@ -80,7 +80,7 @@ class Exact:
         with warnings.catch_warnings():
             # A memory map is read-only, and only read.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            self._items_NQ = torch.from_numpy(vectors_NQ).to(device)
+            self._items_NQ = torch.from_numpy(vectors_NQ).to(device if torch.device(device).type == "cuda" else "cpu")
 
     def propose(self, users_BQ: Floats, num: int, mask_N: Mask | None = None) -> tuple[Floats, Rows]:
         num = min(num, len(self._vectors_NQ))
