@@ -125,6 +125,17 @@ def test_the_best_of_a_large_part_are_found_as_well_as_the_best_of_all(
     assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows.tolist(), truth, strict=True)]) >= 0.9
 
 
+@pytest.mark.parametrize("wrong", [-1, NUM_ITEMS])
+def test_eligible_rows_that_no_item_has_are_refused(built: Built, wrong: int) -> None:
+    with pytest.raises(ValueError, match="eligible rows"):
+        found_by(built.index, foreign_users(1)[0], 3, eligible=np.array([5, wrong]))
+
+
+def test_lists_of_rows_for_more_users_than_there_are_are_refused(built: Built) -> None:
+    with pytest.raises(ValueError, match="2 users but 1"):
+        built.index.search(foreign_users(2), 3, None, [np.arange(5)])
+
+
 def test_every_item_can_be_asked_for(built: Built) -> None:
     user = foreign_users(1)[0]
     _, rows = found_by(built.index, user, NUM_ITEMS)
