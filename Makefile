@@ -5,6 +5,8 @@ EXTRA ?= cpu
 STORE ?= store
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
+# On busy cores OpenMP's waiting threads must let go of theirs (service/stored.py).
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: help install demo serve test check format clean
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import uvicorn
 
 from benchmarks.rivals import Naive, Padded
 from model.catalog import current_version
+from model.index_kinds import one_thread
 from model.ranking import Query, Ranking
 from model.recommender import Recommender
 from model.store import Store
@@ -33,7 +35,7 @@ from service import protocols
 from service.app import create_app
 from service.logs import log_config
 from service.settings import Settings
-from service.stored import freeze_what_stays
+from service.stored import SPIN_COUNT, freeze_what_stays
 
 OURS, PADDED, NAIVE, NAIVE_WITHOUT_HEAD = "ours", "padded", "naive", "naive-without-head"
 SYSTEMS: dict[str, Callable[..., protocols.Recommender]] = {
@@ -96,7 +98,8 @@ class Served:
     def __init__(self, system: str, store: Path, max_batch_tokens: int, device: str = "auto") -> None:
         options = ["--store", str(store), "--max-batch-tokens", str(max_batch_tokens), "--device", device]
         command = [sys.executable, "-m", "benchmarks.served", system, *options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+        environment = {"GOMP_SPINCOUNT": SPIN_COUNT} | os.environ
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603
 
     def __enter__(self) -> Self:
         assert self._process.stdout is not None  # noqa: S101 - narrows for the type checker
@@ -207,8 +210,9 @@ class _OneCatalog:
         return self._place[1]
 
     def load(self, *_: object) -> protocols.Recommender:
-        self.recorded = Recorded(SYSTEMS[self._system](*self._place))
-        freeze_what_stays()  # as the service does with ours
+        with one_thread():  # this, the spin count and the collector: as the service does with ours
+            self.recorded = Recorded(SYSTEMS[self._system](*self._place))
+        freeze_what_stays()
         return self.recorded
 
 

@@ -270,7 +270,8 @@ def faiss() -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let FAISS use one thread, then put the number back: torch counts by the same setting."""
+    """Let FAISS and torch use one thread in this thread, then put the number back: they count by the same setting."""
+    torch.get_num_threads()  # sets it, at its first call in a thread, to what torch thinks best
     before = int(faiss().omp_get_max_threads())
     faiss().omp_set_num_threads(1)
     try:
