@@ -12,6 +12,7 @@ the system may take back. Everything is warm: files that do not fit in memory wo
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -86,10 +87,15 @@ def main() -> int:
                 report.rows.append(row(case, kind, report.rows))
                 print(line(report.rows[-1]), flush=True)
             (case.folder / "items.npy").unlink()
-    report.checks = checks(report.rows)
-    if arguments.json:
-        plot(report.rows, arguments.json.with_suffix(".png"))
+            save(report, arguments.json)  # the next size may take an hour
     return finish(report, arguments.json)
+
+
+def save(report: Report, path: Path | None) -> None:
+    report.checks = checks(report.rows)
+    if path is not None:
+        plot(report.rows, path.with_suffix(".png"))
+        path.write_text(json.dumps(report.as_json(), indent=2) + "\n")
 
 
 def parse() -> argparse.Namespace:

@@ -103,17 +103,17 @@ class Exact:
         device = self._items_NQ.device
         user_BQ = torch.from_numpy(users_BQ).to(device)
         step = max(1, NUM_SCORES[device.type] // len(users_BQ))
-        scores, rows = [], []
+        best_BF = torch.empty((len(users_BQ), 0), device=device)
+        row_BF = torch.empty((len(users_BQ), 0), dtype=torch.int64, device=device)
         for start in range(0, len(self._items_NQ), step):
             score_BN = user_BQ @ self._items_NQ[start : start + step].T
             if mask_N is not None:
                 score_BN.masked_fill_(~torch.from_numpy(mask_N[start : start + step]).to(device), -torch.inf)
-            best = score_BN.topk(min(num, score_BN.shape[1]))
-            scores.append(best.values)
-            rows.append(best.indices + start)
-        best = torch.cat(scores, dim=1).topk(num)
-        row_BF = torch.cat(rows, dim=1).gather(1, best.indices).masked_fill(best.values == -torch.inf, -1)
-        return best.values.cpu().numpy(), row_BF.cpu().numpy()
+            found = score_BN.topk(min(num, score_BN.shape[1]))
+            best_BF, row_BF = torch.cat([best_BF, found.values], 1), torch.cat([row_BF, found.indices + start], 1)
+            best_BF, order = best_BF.topk(min(num, best_BF.shape[1]))
+            row_BF = row_BF.gather(1, order)
+        return best_BF.cpu().numpy(), row_BF.masked_fill(best_BF == -torch.inf, -1).cpu().numpy()
 
 
 class Lists:
