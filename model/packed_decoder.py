@@ -258,12 +258,15 @@ def _attend_each(q_THd: Tensor, k_SKd: Tensor, v_SKd: Tensor, packing: Packing) 
 def _attend_fused(q_nHd: Tensor, k_mKd: Tensor, v_mKd: Tensor) -> Tensor:
     """[n, H, d] of one sequence."""
     n, m = len(q_nHd), len(k_mKd)
-    mask = None if n in (1, m) else _unseen(n, m, 1, q_nHd.dtype)
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_nHd, k_mKd, v_mKd))
-    causal = n == m and n > 1
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=True)[0].transpose(
-        0, 1
-    )
+    # Queries of a short past, made of zeros, cost less than a mask, under which the unseen half is computed too: 82 ms
+    # against 177 for 1,780 tokens after 13.
+    num_added = m - n if n > 1 and m <= 2 * n else 0
+    causal = n > 1 and n + num_added == m
+    mask = None if causal or n == 1 else _unseen(n, m, 1, q_nHd.dtype)
+    padded_nHd = F.pad(q_nHd, (0, 0, 0, 0, num_added, 0))
+    q, k, v = (x.transpose(0, 1).contiguous()[None] for x in (padded_nHd, k_mKd, v_mKd))
+    attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=True)
+    return attended[0, :, num_added:].transpose(0, 1)
 
 
 def _attend_dense(q_nHd: Tensor, k_mKd: Tensor, v_mKd: Tensor) -> Tensor:
