@@ -6,7 +6,6 @@ are the same for every item, since a catalog never looks into them.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ _WORDS = pa.array(
 
 def write_catalog(folder: Path, num_items: int, seed: int) -> dict[str, Any]:
     """Write a whole version of `num_items` items to `folder`. Returns its manifest."""
-    start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     contents = Contents(
         items=items_table(num_items, seed),
@@ -51,7 +49,7 @@ def write_catalog(folder: Path, num_items: int, seed: int) -> dict[str, Any]:
     folder.with_name("vectors.npy").unlink()
     index = write_index(folder, np.load(folder / "item_vectors.npy", mmap_mode="r"), min_recall=MIN_RECALL)
     facts = {"version": folder.name, "checkpoint": "none", "index": index, **describe(contents)}
-    return write_manifest(folder, {**facts, "write_s": round(time.perf_counter() - start, 1)})
+    return write_manifest(folder, facts)
 
 
 def items_table(num_items: int, seed: int) -> pa.Table:
