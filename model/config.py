@@ -112,7 +112,7 @@ class PromptConfig(_Section):
     """How many of the oldest items are dropped at a time once a history is longer than `max_history`. 1: one, so that
     `max_history` items are always read, but every new item moves the window and nothing of the last answer can be used
     again. 5 with a `max_history` of 12: the window holds 8 to 12 items, and four answers of five cost their new item
-    alone (docs/performance.md). Less than `max_history`."""
+    alone (docs/performance.md). Less than `max_history`. What `max_tokens` cuts off leaves item by item."""
     max_tokens: int = Field(default=1024, ge=32)
     """Longest prompt; above it the oldest items are dropped whole, the instruction never."""
     max_title_tokens: int = Field(default=16, ge=1)

@@ -23,11 +23,17 @@ from model.packed_decoder import PackedDecoder
 from model.packed_encoder import PackedEncoder
 from model.stages import Stages
 
+ENTRY_BYTES = 300
+"""Of Python's objects around a remembered vector."""
+MAX_KEYS = 4
+"""Keys that a forward pass may see, remembered ones included, for each token that it may compute."""
+
 
 class _StateEncoder(Protocol):
     max_batch_tokens: int
 
     def num_tokens(self, history: np.ndarray) -> int: ...
+    def num_keys(self, history: np.ndarray) -> int: ...
     def states(self, histories: Sequence[np.ndarray]) -> Tensor: ...
     def forget(self) -> None: ...
 
@@ -76,20 +82,23 @@ class Engine:
         for turn in self._turns(list(new.values())):
             for history, vector_Q in zip(turn, self._compute(turn), strict=True):
                 known[_key(history)] = vector_Q
-                self._vectors.put(_key(history), vector_Q.copy(), vector_Q.nbytes)  # not the whole batch with it
+                key = _key(history)
+                num_bytes = vector_Q.nbytes + len(key) + ENTRY_BYTES
+                self._vectors.put(key, vector_Q.copy(), num_bytes)  # a copy, not the whole batch with it
         return np.stack([known[key] for key in keys])
 
     def _turns(self, histories: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """Parts of at most the tokens of one forward pass."""
+        """Parts of at most the tokens of one forward pass, and of keys that fit in memory beside them."""
         turn: list[np.ndarray] = []
-        room = self._states.max_batch_tokens
+        num_tokens = num_keys = 0
+        most = self._states.max_batch_tokens
         for history in histories:
-            num_tokens = self._states.num_tokens(history)
-            if turn and num_tokens > room:
+            own_tokens, own_keys = self._states.num_tokens(history), self._states.num_keys(history)
+            if turn and (num_tokens + own_tokens > most or num_keys + own_keys > MAX_KEYS * most):
                 yield turn
-                turn, room = [], self._states.max_batch_tokens
+                turn, num_tokens, num_keys = [], 0, 0
             turn.append(history)
-            room -= num_tokens
+            num_tokens, num_keys = num_tokens + own_tokens, num_keys + own_keys
         if turn:
             yield turn
 
@@ -111,6 +120,9 @@ class _PaddedEncoder:
 
     def num_tokens(self, history: np.ndarray) -> int:
         return len(self._encoder.builder.recommend(history, self._encoder.segments))
+
+    def num_keys(self, history: np.ndarray) -> int:
+        return self.num_tokens(history)
 
     def forget(self) -> None:
         """Nothing is remembered."""

@@ -91,8 +91,9 @@ class PackedDecoder:
         self._num_key_heads: int = attention.k_proj.out_features // self._head_width
         self._eps: float = config.rms_norm_eps
         self._rotary, self._norm = model.rotary_emb, model.norm
-        self._products = products or (OneDNNProducts() if _has_onednn(self.device) else PlainProducts())
-        self._attend: Attend = _attend_varlen if self.device.type == "cuda" else _attend_each
+        has_onednn = _has_onednn(self.device, self.dtype)
+        self._products = products or (OneDNNProducts() if has_onednn else PlainProducts())
+        self._attend: Attend = _attend_varlen if _has_varlen(self.device, self.dtype) else _attend_each
         self._layers: list[_Layer] = []
         for number, layer in enumerate(model.layers):
             self._layers.append(self._lay_out(layer))
@@ -262,7 +263,7 @@ def _attend_fused(q_nHd: Tensor, k_mKd: Tensor, v_mKd: Tensor) -> Tensor:
     # against 177 for 1,780 tokens after 13.
     num_added = m - n if n > 1 and m <= 2 * n else 0
     causal = n > 1 and n + num_added == m
-    mask = None if causal or n == 1 else _unseen(n, m, 1, q_nHd.dtype)
+    mask = None if causal or n == 1 else _unseen(n, m, 1, q_nHd)
     padded_nHd = F.pad(q_nHd, (0, 0, 0, 0, num_added, 0))
     q, k, v = (x.transpose(0, 1).contiguous()[None] for x in (padded_nHd, k_mKd, v_mKd))
     attended = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0, enable_gqa=True)
@@ -275,26 +276,38 @@ def _attend_dense(q_nHd: Tensor, k_mKd: Tensor, v_mKd: Tensor) -> Tensor:
     m, K = k_mKd.shape[:2]
     G = H // K
     q_Kqd = q_nHd.reshape(n, K, G, d).transpose(0, 1).reshape(K, n * G, d)
-    score_Kqm = torch.baddbmm(_unseen(n, m, G, q_nHd.dtype), q_Kqd, k_mKd.permute(1, 2, 0))
+    score_Kqm = torch.baddbmm(_unseen(n, m, G, q_nHd), q_Kqd, k_mKd.permute(1, 2, 0))
     attended_Kqd = torch.bmm(score_Kqm.softmax(-1), v_mKd.transpose(0, 1))
     return attended_Kqd.view(K, n, G, d).transpose(0, 1).reshape(n, H, d)
 
 
-_MASKS: dict[tuple[int, int, torch.dtype], Tensor] = {}
+_MASKS: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
 
 
-def _unseen(n: int, m: int, repeats: int, dtype: torch.dtype) -> Tensor:
+def _unseen(n: int, m: int, repeats: int, like: Tensor) -> Tensor:
     """[n * repeats, m]: zero where query i, the (m - n + i)-th token, sees key j, minus infinity where it does not."""
     size = 1 << (m - 1).bit_length()
-    key = (size, repeats, dtype)
+    key = (size, repeats, like.dtype, like.device)
     if key not in _MASKS:
-        mask = torch.full((size, size), float("-inf"), dtype=dtype).triu(1)
+        mask = torch.full((size, size), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
         _MASKS[key] = mask.repeat_interleave(repeats, dim=0)
     return _MASKS[key][(m - n) * repeats : m * repeats, :m]
 
 
-def _has_onednn(device: torch.device) -> bool:
-    return device.type == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+def _has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return dtype == torch.float32
+
+
+def _has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel behind `varlen_attn` knows the dtype and the device: half precision, Ampere or newer."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class Products(Protocol):

@@ -45,6 +45,11 @@ class PackedEncoder:
         new = history[self._prefixes.num_known(history) :]
         return int(self._encoder.segments.lengths(new).sum()) + len(self._instruction)
 
+    def num_keys(self, history: np.ndarray) -> int:
+        """Tokens of the whole prompt, whose keys and values a forward pass holds."""
+        num_own = int(self._encoder.segments.lengths(history).sum())
+        return self._static.shape[2] + num_own + len(self._instruction)
+
     @torch.inference_mode()
     def states(self, histories: Sequence[np.ndarray]) -> Tensor:
         """h([REC]), float32 [B, D], of non-empty histories that are cut already."""

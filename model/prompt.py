@@ -125,15 +125,15 @@ class PromptBuilder:
     def keep_newest(self, history: np.ndarray, segments: Segments) -> np.ndarray:
         """The newest items (rows, oldest first) that fit `max_history`, then `max_tokens`; whole items only.
 
-        The oldest leave in strides of `history_stride`, counted from the history's beginning: as long as the window
-        stays where it is, a longer history goes on where a shorter one ended.
+        Beyond `max_history` the oldest leave in strides of `history_stride`, counted from the history's beginning: as
+        long as the window stays where it is, a longer history goes on where a shorter one ended.
         """
+        stride = self._config.history_stride
+        num_beyond = max(0, len(history) - self._config.max_history)
+        history = history[-(-num_beyond // stride) * stride :]
         room = self._config.max_tokens - len(self.prefix) - len(self.instruction)
-        newest_first = np.cumsum(segments.lengths(history[-self._config.max_history :])[::-1])
-        num_fitting = int(np.searchsorted(newest_first, room, side="right"))
-        num_dropped = len(history) - num_fitting
-        in_strides = -(-num_dropped // self._config.history_stride) * self._config.history_stride
-        return history[min(in_strides, max(num_dropped, len(history) - 1)) :]
+        newest_first = np.cumsum(segments.lengths(history)[::-1])
+        return history[len(history) - int(np.searchsorted(newest_first, room, side="right")) :]
 
     def check_room(self, segments: Segments) -> None:
         """Raises InvalidInputError when some item alone is too long for a prompt; its histories could not be read."""

@@ -23,6 +23,8 @@ from service.line import Line
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 60.0
 PACE_MEMORY = 0.8
 """What the measured pace keeps of the past at each batch: the last ten batches make nine tenths of it."""
+TOKENS_A_QUESTION = 16
+"""What search and answer are worth in tokens, about, so that questions without any do not teach a pace of their own."""
 
 
 class Question(Protocol):
@@ -74,19 +76,23 @@ class _Job(Generic[Asked, Answer]):
 
 
 class _Pace:
-    """How fast batches are answered, averaged over the recent ones."""
+    """How fast batches are answered, averaged over the recent ones.
+
+    A question is worth its tokens and TOKENS_A_QUESTION more, since one without any is searched for as well.
+    """
 
     def __init__(self) -> None:
         self._tokens = 0.0
         self._seconds = 0.0
 
-    def add(self, tokens: int, seconds: float) -> None:
-        self._tokens = PACE_MEMORY * self._tokens + tokens
+    def add(self, tokens: int, questions: int, seconds: float) -> None:
+        self._tokens = PACE_MEMORY * self._tokens + tokens + TOKENS_A_QUESTION * questions
         self._seconds = PACE_MEMORY * self._seconds + seconds
 
-    def seconds_for(self, tokens: int) -> float:
+    def seconds_for(self, tokens: int, questions: int) -> float:
         """0 while nothing is known."""
-        return tokens * self._seconds / self._tokens if self._tokens else 0.0
+        worth = tokens + TOKENS_A_QUESTION * questions
+        return worth * self._seconds / self._tokens if self._tokens else 0.0
 
 
 class Batcher(Generic[Asked, Answer]):
@@ -112,7 +118,7 @@ class Batcher(Generic[Asked, Answer]):
         self._line: Line[_Job[Asked, Answer]] = Line(max_tokens, max_requests)
         self._jobs: dict[Hashable, _Job[Asked, Answer]] = {}
         """Every question that waits or is being computed and still has a caller."""
-        self._running_tokens = 0
+        self._running_tokens = self._running_questions = 0
         self._pace = _Pace()
         self._changed = asyncio.Event()
         self._device = asyncio.Lock()
@@ -155,8 +161,11 @@ class Batcher(Generic[Asked, Answer]):
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def _enqueue(self, question: Asked, now: float) -> _Job[Asked, Answer]:
-        wait_s = self._pace.seconds_for(self._line.num_tokens + self._running_tokens)
-        if len(self._line) >= self._max_line or wait_s > self._timeout_s:
+        wait_s = self._pace.seconds_for(
+            self._line.num_tokens + self._running_tokens, len(self._line) + self._running_questions
+        )
+        is_hopeless = self._line.fills_a_batch and wait_s > self._timeout_s
+        if len(self._line) >= self._max_line or is_hopeless:
             raise OverloadedError(
                 f"{len(self._line)} requests are waiting already; try again later",
                 retry_after_s=min(max(wait_s, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S),
@@ -181,9 +190,9 @@ class Batcher(Generic[Asked, Answer]):
 
     async def _answer_next_batch(self) -> None:
         batch = self._line.take_batch()
-        self._running_tokens = sum(job.num_tokens for job in batch)
+        self._running_tokens, self._running_questions = sum(job.num_tokens for job in batch), len(batch)
         await self._answer(batch)
-        self._running_tokens = 0
+        self._running_tokens = self._running_questions = 0
 
     async def _batch_is_due(self) -> None:
         """Wait for a first caller, then until a batch is full or that caller has waited long enough."""
@@ -220,7 +229,7 @@ class Batcher(Generic[Asked, Answer]):
         answers = await loop.run_in_executor(self._executor, self._answer_all, [job.question for job in batch])
         if len(answers) != len(batch):
             raise RuntimeError(f"{len(batch)} questions were answered by {len(answers)} answers")
-        self._pace.add(sum(job.num_tokens for job in batch), loop.time() - started)
+        self._pace.add(sum(job.num_tokens for job in batch), len(batch), loop.time() - started)
         return answers
 
     async def _answer_by_halves(self, batch: list[_Job[Asked, Answer]], error: Exception) -> None:
