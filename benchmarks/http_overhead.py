@@ -100,8 +100,7 @@ class Bench:
         with self._service("--store", store) as service:
             self._idle("store", service)
             row = self._row("store", f"{STORE_CALLERS} callers", service, callers=STORE_CALLERS)
-            rate = row["requests/s"] / 2
-            self._row("store", f"half of that, {rate:.3g}/s", service, rate=rate)
+            self._row("store", "half of that", service, rate=row["requests/s"] / 2)
 
     def _row(self, engine: str, load: str, service: Service, *, include: Sequence[str] = (), **how: Any) -> Any:
         url = str(service.client.base_url.join("/recommend"))
@@ -210,7 +209,8 @@ def table_line(cells: Sequence[str]) -> str:
 
 
 def checks(rows: Sequence[dict[str, Any]]) -> list[Check]:
-    """The acceptance, over all rounds: the median of the latency, the worst of everything else."""
+    """The acceptance, over all rounds: the median of the latency; the longest block of every round and, of those, the
+    median, since on a shared machine any one round may be the machine's; the worst of everything else."""
     loaded = [row for row in rows if row["load"] != "none"]
     plain = [row for row in loaded if (row["engine"], row["load"]) == ("free", f"{RATE:g}/s")]
     slow = [row for row in loaded if row["engine"] == "5 ms a batch"]
@@ -221,9 +221,15 @@ def checks(rows: Sequence[dict[str, Any]]) -> list[Check]:
         at_most("requests without an answer", sum(row["not answered"] for row in loaded), 0, "requests"),
     ]
     for engine in dict.fromkeys(row["engine"] for row in loaded):
-        blocked_ms = max(row["blocked_ms"]["max"] for row in loaded if row["engine"] == engine)
-        found.append(at_most(f"longest block of the event loop, {engine}", blocked_ms, MAX_BLOCK_MS, "ms"))
+        loads = dict.fromkeys(row["load"] for row in loaded if row["engine"] == engine)
+        blocked_ms = max(median_block_ms(rows, engine, load) for load in loads)
+        found.append(at_most(f"longest block of the event loop in a round, {engine}", blocked_ms, MAX_BLOCK_MS, "ms"))
     return found
+
+
+def median_block_ms(rows: Sequence[dict[str, Any]], engine: str, load: str) -> float:
+    longest = [row["blocked_ms"]["max"] for row in rows if (row["engine"], row["load"]) == (engine, load)]
+    return float(np.median(longest))
 
 
 def main() -> int:

@@ -43,8 +43,9 @@ class Measured:
     late_ms: list[float] = field(default_factory=list)
     """How much later than after a millisecond the event loop came round to the ticker."""
     blocked_ms: list[float] = field(default_factory=list)
-    """The same without the time in which the loop's thread was ready to run and others had the core: what the service
-    itself held it up by, be it by computing or by keeping the interpreter's lock."""
+    """What of that the service itself held it up by, be it by computing or by keeping the interpreter's lock: no more
+    than its threads computed meanwhile, and nothing of the time in which the loop's thread waited for a core. The rest
+    is the machine's, such as a hypervisor that gives the core to others."""
     collection_ms: list[float] = field(default_factory=list)
     """Garbage collections, which hold up every thread."""
     in_service_ms: list[float] = field(default_factory=list)
@@ -115,11 +116,12 @@ class WatchedLoop:
     async def _tick(self) -> None:
         with Path("/proc/thread-self/schedstat").open("rb") as schedstat:
             while True:
-                started, queued = time.perf_counter(), _queued_s(schedstat.fileno())
+                started, queued, computed = time.perf_counter(), _queued_s(schedstat.fileno()), time.process_time()
                 await asyncio.sleep(TICK_S)
                 late_s = time.perf_counter() - started - TICK_S
+                own_s = late_s - _queued_s(schedstat.fileno()) + queued
                 self._stopwatch.now.late_ms.append(1000 * late_s)
-                self._stopwatch.now.blocked_ms.append(1000 * (late_s - _queued_s(schedstat.fileno()) + queued))
+                self._stopwatch.now.blocked_ms.append(1000 * min(own_s, time.process_time() - computed))
 
     async def _answer(self, send: Send) -> None:
         body = json.dumps(self._stopwatch.take()).encode()
