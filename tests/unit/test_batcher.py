@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from model.errors import InvalidInputError, NotReadyError, OverloadedError
-from service.batcher import MAX_RETRY_AFTER_S, Batcher
+from service.batcher import CALLERS_AT_A_TIME, MAX_RETRY_AFTER_S, Batcher
 
 FOREVER_S = 60.0
 BAD = -1
@@ -141,6 +142,20 @@ async def test_the_same_question_is_computed_once() -> None:
         doubler.may_run.set()
         assert await asyncio.gather(first, *waiting) == [0, 2, 0, 2, 2]
     assert doubler.batches == [[0], [1]]
+
+
+async def test_a_crowd_is_woken_a_few_at_a_time_so_that_others_have_their_turn() -> None:
+    doubler = Doubler()
+    async with batching(doubler) as batcher, asyncio.timeout(5):
+        await hold_the_device(doubler, batcher)
+        crowd = await in_line(batcher, *[1] * 10, *range(1, 11))
+        doubler.may_run.set()
+        num_awake = [0]
+        while num_awake[-1] < len(crowd):
+            await asyncio.sleep(0)
+            num_awake.append(sum(caller.done() for caller in crowd))
+    assert max(now - before for before, now in pairwise(num_awake)) <= CALLERS_AT_A_TIME
+    assert [await caller for caller in crowd] == [2] * 10 + [2 * n for n in range(1, 11)]
 
 
 async def test_a_question_that_was_answered_is_computed_anew() -> None:
