@@ -79,7 +79,7 @@ def rounding_cost(config: Config, store: Store) -> float:
         vectors = Vectors(
             encode_users(checkpoint, test, store), build_index(checkpoint.heads.item_vectors(test.features))
         )
-        scores.append(ndcg_at(vectors.full_ranks(test.targets, test.histories), 10))
+        scores.append(ndcg_at(vectors.full_ranks(test.cases.targets, test.cases.histories), 10))
     print(f"NDCG@10 in bfloat16 {scores[0]:.4f}, in float32 {scores[1]:.4f}")
     return float(np.abs(scores[0] - scores[1]))
 

@@ -2,7 +2,7 @@
 
 `items.parquet`: one row an item, ordered by item_id; the row number is the item's identity inside a dataset.
 `interactions.parquet`: one row an event, ordered by user, then time, then the tie rule (see `tie_key`); `split` is
-`train`, `validation` (second-last event of a user) or `test` (last).
+`test` (the last event of a user, or the last few), `validation` (the one before) or `train`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,21 @@ def tie_key(user_id: str, item_id: str) -> str:
 
 
 @dataclass(frozen=True)
+class Cases:
+    """C times that someone chose an item: whose, after what, and which. A user's cases follow each other."""
+
+    users: np.ndarray
+    """int64 [C]"""
+    histories: list[np.ndarray]
+    """Item rows, oldest first."""
+    targets: np.ndarray
+    """int64 [C]"""
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """N items and the histories of U users, as row numbers of `items`."""
 
@@ -52,8 +67,9 @@ class Dataset:
     items: pa.Table
     users: list[str]
     events: list[np.ndarray]
-    """Per user: int32 item rows, oldest first; the last is the test target, the one before the validation target."""
+    """Per user: int32 item rows, oldest first; the last `num_test` are test targets, the one before validates."""
     manifest_hash: str
+    num_test: int = 1
 
     @property
     def num_items(self) -> int:
@@ -64,8 +80,23 @@ class Dataset:
         return list(self.items["item_id"].to_pylist())
 
     def train_events(self, user: int) -> np.ndarray:
-        """Item rows of one user without validation and test target."""
-        return self.events[user][:-2]
+        """Item rows of one user without validation and test targets."""
+        return self.events[user][: -1 - self.num_test]
+
+    def validation_target(self, user: int) -> int:
+        """The item row that follows `train_events`."""
+        return int(self.events[user][-1 - self.num_test])
+
+    def test_cases(self) -> Cases:
+        """Every test event, with all that came before it, validation and earlier test events included."""
+        pairs = [
+            (user, len(self.events[user]) - at) for user in range(len(self.users)) for at in range(self.num_test, 0, -1)
+        ]
+        return Cases(
+            users=np.array([user for user, _ in pairs]),
+            histories=[self.events[user][:at] for user, at in pairs],
+            targets=np.array([self.events[user][at] for user, at in pairs]),
+        )
 
     @cached_property
     def num_train_events(self) -> np.ndarray:
@@ -108,4 +139,5 @@ def load_dataset(folder: Path) -> Dataset:
         events=[np.array(rows, np.int32) for rows in events],
         manifest_hash=manifest["files"]["interactions.parquet"]["sha256"][:16]
         + manifest["files"]["items.parquet"]["sha256"][:16],
+        num_test=interactions["split"].to_pylist().count("test") // len(users),
     )

@@ -5,7 +5,7 @@
 User vectors come from the encoder that serves, rankings from the index that serves. Beside the summed score stand each
 signal alone, the control without a language model, SASRec and popularity. Ties never favour the target.
 
-# U test users, N items, P shared width
+# U users, C test events, N items, P shared width
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,13 @@ from model.prompt import PromptBuilder, build_segments
 from model.store import Store
 from offline.aligned import load_item_features
 from offline.control import PooledStates, control_projectors, pad_histories
-from offline.dataset import Dataset, dataset_hashes, load_dataset
+from offline.dataset import Cases, Dataset, dataset_hashes, load_dataset
 from offline.jobs import configured, job_parser, run_job
 from offline.metrics import popularity_scores, rank_of_target, sample_candidates, summarise
 from offline.plots import plot_evaluation
 from offline.sasrec import load_sasrec
 
-VERSION = 1
+VERSION = 2
 DEPTH = 10
 """Ranks beyond the deepest cut-off all count alike."""
 SCORED_USERS = 1024
@@ -89,7 +90,7 @@ def evaluate(config: Config, store: Store, checkpoint_folder: Path | None = None
     ranks = {system: test.ranks(run, config) for system, run in systems(checkpoint, test, store)}
     rows = metric_rows(ranks, test.groups())
     with building(folder) as new:
-        title = f"{checkpoint.id}: {len(test.users)} test users, {test.dataset.num_items} items"
+        title = f"{checkpoint.id}: {len(test.cases)} test events, {test.dataset.num_items} items"
         (new / "table.txt").write_text(format_table(title, rows))
         write_json(new / "metrics.json", {"rows": rows, "seconds": round(time.perf_counter() - start, 1)})
         write_ranks(new / "ranks.parquet", test, ranks)
@@ -100,39 +101,29 @@ def evaluate(config: Config, store: Store, checkpoint_folder: Path | None = None
 
 @dataclass(frozen=True)
 class Test:
-    """The test events of a dataset: for every user, what came before and what came last."""
+    """The test events of a dataset, and what the checkpoint knows of its items."""
 
     dataset: Dataset
     features: ItemFeatures
     has_cf: np.ndarray
     """bool [N]: items that the checkpoint has a CF feature for"""
 
-    @property
-    def users(self) -> range:
-        return range(len(self.dataset.users))
-
-    @property
-    def targets(self) -> np.ndarray:
-        """int [U]"""
-        return np.array([events[-1] for events in self.dataset.events])
-
-    @property
-    def histories(self) -> list[np.ndarray]:
-        """Everything before the target, the validation event included."""
-        return [events[:-1] for events in self.dataset.events]
+    @cached_property
+    def cases(self) -> Cases:
+        return self.dataset.test_cases()
 
     def groups(self) -> dict[str, np.ndarray]:
-        """bool [U] by group of users: all, and by whether CF knows the target."""
-        known = self.has_cf[self.targets]
+        """bool [C] by group of cases: all, and by whether CF knows the target."""
+        known = self.has_cf[self.cases.targets]
         return {"all": np.ones(len(known), bool), "target known to CF": known, "target too young for CF": ~known}
 
     def ranks(self, run: Scores | Vectors, config: Config) -> dict[str, np.ndarray]:
-        """int [U] ranks by protocol: `full` catalog without the history, and `sampled` unseen items."""
+        """int [C] ranks by protocol: `full` catalog without the history, and `sampled` unseen items."""
         candidates = sample_candidates(self.dataset, config.evaluate.num_candidates, config.seed)
-        columns = np.column_stack([self.targets, candidates])
+        columns = np.column_stack([self.cases.targets, candidates[self.cases.users]])
         first = np.zeros(len(columns), int)
         return {
-            "full": run.full_ranks(self.targets, self.histories),
+            "full": run.full_ranks(self.cases.targets, self.cases.histories),
             "sampled": rank_of_target(run.scores(columns), first, [np.empty(0, int)] * len(columns)),
         }
 
@@ -192,8 +183,8 @@ def load_test(checkpoint: Checkpoint, store: Store) -> Test:
 def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[str, Scores | Vectors]]:
     """Every row of the table: its name, and what ranks."""
     dataset = test.dataset
-    yield "popularity", Scores(np.broadcast_to(popularity_scores(dataset), (len(test.users), dataset.num_items)))
-    yield "SASRec", Scores(load_sasrec(checkpoint.folder / "sasrec").score(test.histories))
+    yield "popularity", Scores(np.broadcast_to(popularity_scores(dataset), (len(test.cases), dataset.num_items)))
+    yield "SASRec", Scores(load_sasrec(checkpoint.folder / "sasrec").score(test.cases.histories))
     yield "control (no language model)", control_vectors(checkpoint, test)
     user_UQ = encode_users(checkpoint, test, store)
     index = build_index(checkpoint.heads.item_vectors(test.features))
@@ -203,7 +194,7 @@ def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[
 
 
 def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray:
-    """User vectors float32 [U, 3P] of the test histories, by the code that serves."""
+    """User vectors float32 [C, 3P] of the test histories, by the code that serves."""
     config = checkpoint.config
     language_model = load_language_model(config.language_model, store.models, choose_device())
     builder = PromptBuilder(language_model.tokenizer, config.prompt)
@@ -211,9 +202,9 @@ def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray
     heads = checkpoint.heads.to(language_model.device)
     encoder = UserEncoder(language_model, heads, builder, segments, test.features)
     engine = Engine(encoder, language_model.pack(), CacheSizes(user_vector_bytes=0, prefix_bytes=0))
-    used = [builder.keep_newest(history, segments) for history in test.histories]
+    used = [builder.keep_newest(history, segments) for history in test.cases.histories]
     turns = [used[start : start + NUM_USERS_AT_ONCE] for start in range(0, len(used), NUM_USERS_AT_ONCE)]
-    return np.concatenate([engine.encode(turn) for turn in tqdm(turns, desc="test users", disable=None)])
+    return np.concatenate([engine.encode(turn) for turn in tqdm(turns, desc="test events", disable=None)])
 
 
 def control_vectors(checkpoint: Checkpoint, test: Test) -> Vectors:
@@ -221,7 +212,7 @@ def control_vectors(checkpoint: Checkpoint, test: Test) -> Vectors:
     projectors: Projectors = control_projectors(checkpoint.config, test.features)
     load_weights(projectors, checkpoint.folder / "control.safetensors")
     projectors.eval().requires_grad_(False)
-    states = PooledStates(test.features, pad_histories(test.histories))
+    states = PooledStates(test.features, pad_histories(test.cases.histories))
     user_UQ = projectors.project_users(states.take(np.arange(len(states)))).numpy()
     return Vectors(user_UQ, build_index(projectors.item_vectors(test.features)))
 
@@ -233,9 +224,9 @@ def only(signal: str, user_UQ: np.ndarray) -> np.ndarray:
 
 
 def metric_rows(ranks: dict[str, dict[str, np.ndarray]], groups: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One row for every system, protocol and group that has users."""
+    """One row for every system, protocol and group that has events."""
     return [
-        {"system": system, "protocol": protocol, "group": group, "users": int(members.sum())}
+        {"system": system, "protocol": protocol, "group": group, "events": int(members.sum())}
         | summarise(by_protocol[protocol][members])
         for system, by_protocol in ranks.items()
         for protocol in by_protocol
@@ -247,18 +238,18 @@ def metric_rows(ranks: dict[str, dict[str, np.ndarray]], groups: dict[str, np.nd
 def write_ranks(path: Path, test: Test, ranks: dict[str, dict[str, np.ndarray]]) -> None:
     """Ranks by user, for paired comparisons."""
     columns = {f"{system} | {protocol}": r for system, by in ranks.items() for protocol, r in by.items()}
-    pq.write_table(pa.table({"user_id": test.dataset.users, **columns}), path)
+    pq.write_table(pa.table({"user_id": [test.dataset.users[user] for user in test.cases.users], **columns}), path)
 
 
 def format_table(title: str, rows: list[dict[str, Any]]) -> str:
     """The tables as text: one block a protocol and group."""
     lines = [title]
-    blocks = dict.fromkeys((row["protocol"], row["group"], row["users"]) for row in rows)
-    for protocol, group, users in blocks:
+    blocks = dict.fromkeys((row["protocol"], row["group"], row["events"]) for row in rows)
+    for protocol, group, events in blocks:
         kind = "full ranking" if protocol == "full" else "against random unseen items"
         lines += [
             "",
-            f"{group} ({users} users), {kind}",
+            f"{group} ({events} events), {kind}",
             f"{'':30}{'Hit@5':>8}{'Hit@10':>8}{'NDCG@5':>8}{'NDCG@10':>8}",
         ]
         for row in rows:
@@ -278,9 +269,9 @@ def short_table(folder: Path) -> str:
     """What a newcomer wants to see of an evaluation: full ranking, whole systems, by group."""
     rows = read_rows(folder)
     chosen = [row for row in rows if row["protocol"] == "full" and " alone" not in row["system"]]
-    groups = {row["group"]: row["users"] for row in chosen}
+    groups = {row["group"]: row["events"] for row in chosen}
     lines = ["Full ranking of the whole catalog, test events:", "", " " * 30 + "".join(f"{g:>28}" for g in groups)]
-    lines.append(" " * 30 + "".join(f"{f'({n} users)':>28}" for n in groups.values()))
+    lines.append(" " * 30 + "".join(f"{f'({n} events)':>28}" for n in groups.values()))
     lines.append(" " * 30 + f"{'Hit@10':>19}{'NDCG@10':>9}" * len(groups))
     for system in dict.fromkeys(row["system"] for row in chosen):
         cells = {row["group"]: row for row in chosen if row["system"] == system}

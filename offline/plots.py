@@ -41,7 +41,7 @@ def plot_evaluation(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         colours = ["#c2410c" if row["system"] == "ours" else "#94a3b8" for row in members]
         bars = axes.barh([row["system"] for row in members], [row["ndcg@10"] for row in members], color=colours)
         axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=2)
-        axes.set(title=f"{group} ({members[0]['users']} users)", xlabel="NDCG@10, full ranking")
+        axes.set(title=f"{group} ({members[0]['events']} test events)", xlabel="NDCG@10, full ranking")
         axes.margins(x=0.15)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)

@@ -194,7 +194,7 @@ def validate(run: Run, users: np.ndarray) -> float:
         for history in histories
     ]
     states = CachedStates(run.encoder.encode_states(prompts))
-    targets = np.array([run.dataset.events[user][-2] for user in users])
+    targets = np.array([run.dataset.validation_target(user) for user in users])
     return validation_ndcg(run.heads, run.features, Examples(states, users, targets), histories)
 
 
@@ -211,7 +211,7 @@ def fit_control(run: Run, reri: RERI, validation_users: np.ndarray) -> dict[str,
     train_states = PooledStates(run.features, pad_histories(histories))
     seen = [dataset.train_events(user) for user in validation_users]
     validation_states = PooledStates(run.features, pad_histories(seen))
-    validation_targets = np.array([dataset.events[user][-2] for user in validation_users])
+    validation_targets = np.array([dataset.validation_target(user) for user in validation_users])
     set_seed(config.seed)
     projectors = control_projectors(config, run.features)
     projectors.measure_features(run.features)

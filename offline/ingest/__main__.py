@@ -42,6 +42,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="dataset folder to make")
     add("--k-core", type=int, default=5, metavar="K", help="fewest events of a user and of an item")
+    add("--test-events", type=int, default=1, metavar="N", help="newest events of a user that are the test")
     add("--drop-unknown-items", action="store_true", help="drop events of items that the items file does not have")
     add("--no-download", action="store_true", help="fetch no picture; URLs are kept in the table")
     add("--allow-private-addresses", action="store_true", help="let downloads reach private and loopback addresses")
@@ -61,6 +62,7 @@ def arguments_of(options: argparse.Namespace) -> Arguments:
         items=options.items,
         out=options.out,
         k_core=options.k_core,
+        num_test=options.test_events,
         keep_unknown_items=not options.drop_unknown_items,
         download=not options.no_download,
         downloads=DownloadSettings(

@@ -17,9 +17,6 @@ from offline.ingest.records import RawEvent
 
 Index = npt.NDArray[np.int64]
 
-MIN_USER_EVENTS = 3
-"""Leave-one-out takes the last event for the test and the one before for validation: one must remain to learn from."""
-
 
 @dataclass(frozen=True)
 class Events:
@@ -76,8 +73,10 @@ def first_of_each_pair(events: Events) -> Events:
     return events.take(np.sort(order[is_first]))
 
 
-def k_core(events: Events, k: int) -> tuple[Events, int]:
-    """The largest part in which every item has at least k events and every user max(k, MIN_USER_EVENTS).
+def k_core(events: Events, k: int, num_test: int = 1) -> tuple[Events, int]:
+    """The largest part in which every item has at least k events and every user max(k, num_test + 2).
+
+    So every user has a training event, a validation event and `num_test` test events.
 
     Needs one event per pair. Returns the events and the number of rounds until nothing more fell out. The result is
     unique: it does not depend on the order of the events.
@@ -86,7 +85,7 @@ def k_core(events: Events, k: int) -> tuple[Events, int]:
     while True:
         per_user = np.bincount(events.user_E, minlength=1)
         per_item = np.bincount(events.item_E, minlength=1)
-        stays = (per_user[events.user_E] >= max(k, MIN_USER_EVENTS)) & (per_item[events.item_E] >= k)
+        stays = (per_user[events.user_E] >= max(k, num_test + 2)) & (per_item[events.item_E] >= k)
         if stays.all():
             return events, rounds
         events, rounds = events.take(stays), rounds + 1
@@ -106,9 +105,11 @@ def in_order(events: Events) -> tuple[Events, int]:
     return events.take(order), int(lengths[lengths > 1].sum())
 
 
-def leave_one_out(events: Events) -> list[str]:
-    """Split of every event, for events that are `in_order`: a user's last is `test`, the one before `validation`."""
+def leave_last_out(events: Events, num_test: int) -> list[str]:
+    """Split of every event, for events that are `in_order`: a user's last `num_test` are `test`, the one before them
+    `validation`."""
     ends = np.flatnonzero(np.r_[events.user_E[1:] != events.user_E[:-1], True])
     split_E = np.full(len(events), "train", dtype="<U10")
-    split_E[ends], split_E[ends - 1] = "test", "validation"
+    split_E[ends[:, None] - np.arange(num_test)] = "test"
+    split_E[ends - num_test] = "validation"
     return [str(split) for split in split_E]

@@ -46,6 +46,8 @@ class Arguments:
     out: Path
     """The dataset folder to make, or to replace."""
     k_core: int = 5
+    num_test: int = 1
+    """A user's newest events that are the test; the one before them is validation."""
     keep_unknown_items: bool = True
     """Whether events of items that the items file does not have count. If so, such an item appears without a title."""
     download: bool = True
@@ -57,7 +59,11 @@ class Arguments:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise InvalidInputError(f"format {self.format!r}: choose from {', '.join(FORMATS)}", "format")
-        for value, name in ((self.k_core, "k-core"), (self.downloads.attempts, "download-attempts")):
+        for value, name in (
+            (self.k_core, "k-core"),
+            (self.num_test, "test-events"),
+            (self.downloads.attempts, "download-attempts"),
+        ):
             if value < 1:
                 raise InvalidInputError(f"--{name} is {value}: it must be at least 1", name)
         if self.downloads.concurrency < 1:
@@ -81,7 +87,7 @@ def run(arguments: Arguments) -> str:
     with building(arguments.out) as folder:
         images = _placed_pictures(arguments, raw_format, items, folder, report)
         _write_items(items, images, folder)
-        _write_interactions(events, folder, report)
+        _write_interactions(events, arguments.num_test, folder, report)
         write_json(folder / "report.json", report.as_json())
         (folder / "report.md").write_text(report.as_markdown(), encoding="utf-8")
         write_manifest(folder, {"kind": KIND, "inputs": inputs, "counts": _counts(events, report)})
@@ -163,7 +169,7 @@ def _filtered_events(arguments: Arguments, raw_format: RawFormat, report: Report
         report.step("only items of the items file", events)
     events = event_arrays.first_of_each_pair(events)
     report.step("one event a (user, item)", events, "the earliest")
-    events, rounds = event_arrays.k_core(events, arguments.k_core)
+    events, rounds = event_arrays.k_core(events, arguments.k_core, arguments.num_test)
     report.step(f"{arguments.k_core}-core", events, f"{rounds} rounds" if rounds else "nothing fell out")
     if not len(events):
         before = report.steps[-2]
@@ -291,8 +297,8 @@ def _write_items(items: list[RawItem], images: list[tuple[str | None, str | None
     pq.write_table(pa.Table.from_pylist(list(rows), schema=ITEM_SCHEMA), folder / "items.parquet")
 
 
-def _write_interactions(events: Events, folder: Path, report: Report) -> None:
-    splits = event_arrays.leave_one_out(events)
+def _write_interactions(events: Events, num_test: int, folder: Path, report: Report) -> None:
+    splits = event_arrays.leave_last_out(events, num_test)
     report.splits = {split: splits.count(split) for split in ("train", "validation", "test")}
     columns = [
         [events.user_ids[code] for code in events.user_E.tolist()],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from offline.ingest.events import MIN_USER_EVENTS, Events
+from offline.ingest.events import Events
 from offline.ingest.reasons import Reasons
 from offline.ingest.records import UNTITLED
 from offline.ingest.sources import RowFile
@@ -14,8 +14,8 @@ _SHOWN = 5  # examples of one reason in the Markdown; the JSON has more
 RULES = (
     "Times: numbers from 100,000,000,000 on are milliseconds, smaller ones seconds; text is ISO 8601, UTC if unsaid.",
     "An event is a (user, item) pair; of repeated ones the earliest counts.",
-    f"k-core: items keep at least k events, users at least max(k, {MIN_USER_EVENTS}), until nothing falls out.",
-    "Split: a user's last event is the test target, the one before the validation target, the others are for training.",
+    "k-core: items keep at least k events, users also two more than there are test events, until nothing falls out.",
+    "Split: a user's last events (one, unless asked) are test targets, the one before validates, the others train.",
     "Events of one user in the same second are ordered by a hash of user and item, which tells nothing of either.",
     "An item id that comes twice: the first row counts, what it lacks is taken from later rows.",
     f'A title that is missing or unusable after removing markup becomes "{UNTITLED}"; the item is kept.',

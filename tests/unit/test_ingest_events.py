@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline.dataset import tie_key
-from offline.ingest.events import MIN_USER_EVENTS, Events, collect, first_of_each_pair, in_order, k_core, leave_one_out
+from offline.ingest.events import Events, collect, first_of_each_pair, in_order, k_core, leave_last_out
 from offline.ingest.records import RawEvent
 
 EVENTS = st.lists(
@@ -23,7 +23,7 @@ def triples(events: Events) -> list[tuple[str, str, int]]:
 def slow_k_core(pairs: set[tuple[str, str]], k: int) -> set[tuple[str, str]]:
     """One user or item removed at a time, in the order of names."""
     while True:
-        users = {u for u, _ in pairs if sum(u == v for v, _ in pairs) < max(k, MIN_USER_EVENTS)}
+        users = {u for u, _ in pairs if sum(u == v for v, _ in pairs) < max(k, 3)}
         items = {i for _, i in pairs if sum(i == j for _, j in pairs) < k}
         if not users and not items:
             return pairs
@@ -75,7 +75,13 @@ def test_order_is_user_then_time_then_hash(raw: list[RawEvent]) -> None:
 def test_the_last_event_is_the_test_and_the_one_before_the_validation() -> None:
     raw = [RawEvent(user, f"i{n}", n) for user in "ab" for n in range(4)]
     ordered, _ = in_order(collect(raw))
-    assert leave_one_out(ordered) == ["train", "train", "validation", "test"] * 2
+    assert leave_last_out(ordered, 1) == ["train", "train", "validation", "test"] * 2
+
+
+def test_with_more_test_events_the_validation_lies_before_them_and_short_users_fall_out() -> None:
+    raw = [RawEvent(user, f"i{n}", n) for user, num in (("a", 5), ("b", 4)) for n in range(num)]
+    ordered, _ = in_order(k_core(collect(raw), 1, num_test=3)[0])
+    assert leave_last_out(ordered, 3) == ["train", "validation", "test", "test", "test"]
 
 
 @pytest.mark.parametrize("k", [1, 2])
