@@ -19,11 +19,12 @@ from model.config import Config, load_config
 from model.index import build_index
 from model.store import Store
 from offline.cf import make_cf
-from offline.evaluate import Vectors, encode_users, evaluate, load_test, read_rows
+from offline.evaluate import Vectors, encode_users, evaluate, load_test
 from offline.features import write_features
 from offline.jobs import run_job
 from offline.metrics import ndcg_at
 from offline.pipeline import make_demo
+from offline.rankings import read_rows
 from offline.train import train
 
 YOUNG = "target too young for CF"

@@ -10,20 +10,16 @@ signal alone, the control without a language model, SASRec and popularity. Ties 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from model.artifacts import building, is_up_to_date, read_manifest, write_json, write_manifest
+from model.artifacts import is_up_to_date, read_manifest
 from model.bounded_cache import CacheSizes
 from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, load_weights
 from model.config import SIGNALS, Config
@@ -39,8 +35,8 @@ from offline.aligned import load_item_features
 from offline.control import PooledStates, control_projectors, pad_histories
 from offline.dataset import Cases, Dataset, dataset_hashes, load_dataset
 from offline.jobs import configured, job_parser, run_job
-from offline.metrics import popularity_scores, rank_of_target, sample_candidates, summarise
-from offline.plots import plot_evaluation
+from offline.metrics import popularity_scores
+from offline.rankings import Scores, System, ranks_of, write_evaluation
 from offline.sasrec import load_sasrec
 
 VERSION = 2
@@ -87,15 +83,13 @@ def evaluate(config: Config, store: Store, checkpoint_folder: Path | None = None
         )
     start = time.perf_counter()
     test = load_test(checkpoint, store)
-    ranks = {system: test.ranks(run, config) for system, run in systems(checkpoint, test, store)}
-    rows = metric_rows(ranks, test.groups())
-    with building(folder) as new:
-        title = f"{checkpoint.id}: {len(test.cases)} test events, {test.dataset.num_items} items"
-        (new / "table.txt").write_text(format_table(title, rows))
-        write_json(new / "metrics.json", {"rows": rows, "seconds": round(time.perf_counter() - start, 1)})
-        write_ranks(new / "ranks.parquet", test, ranks)
-        plot_evaluation(rows, title, new / "metrics.png")
-        write_manifest(new, {"kind": "evaluation", "inputs": inputs})
+    ranks = {
+        system: ranks_of(run, test.dataset, test.cases, config.evaluate.num_candidates, config.seed)
+        for system, run in systems(checkpoint, test, store)
+    }
+    title = f"{checkpoint.id}: {len(test.cases)} test events, {test.dataset.num_items} items"
+    seconds = round(time.perf_counter() - start, 1)
+    write_evaluation(folder, title, test.dataset, test.cases, ranks, test.groups(), {"seconds": seconds}, inputs)
     return folder
 
 
@@ -116,29 +110,6 @@ class Test:
         """bool [C] by group of cases: all, and by whether CF knows the target."""
         known = self.has_cf[self.cases.targets]
         return {"all": np.ones(len(known), bool), "target known to CF": known, "target too young for CF": ~known}
-
-    def ranks(self, run: Scores | Vectors, config: Config) -> dict[str, np.ndarray]:
-        """int [C] ranks by protocol: `full` catalog without the history, and `sampled` unseen items."""
-        candidates = sample_candidates(self.dataset, config.evaluate.num_candidates, config.seed)
-        columns = np.column_stack([self.cases.targets, candidates[self.cases.users]])
-        first = np.zeros(len(columns), int)
-        return {
-            "full": run.full_ranks(self.cases.targets, self.cases.histories),
-            "sampled": rank_of_target(run.scores(columns), first, [np.empty(0, int)] * len(columns)),
-        }
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A system that scores every item for every user."""
-
-    scores_UN: np.ndarray
-
-    def full_ranks(self, targets: np.ndarray, histories: list[np.ndarray]) -> np.ndarray:
-        return rank_of_target(self.scores_UN, targets, histories)
-
-    def scores(self, rows_UC: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(self.scores_UN, rows_UC, axis=1)
 
 
 @dataclass(frozen=True)
@@ -180,7 +151,7 @@ def load_test(checkpoint: Checkpoint, store: Store) -> Test:
     return Test(dataset, features, np.array([item_id in checkpoint.cf_rows for item_id in dataset.item_ids]))
 
 
-def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[str, Scores | Vectors]]:
+def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[str, System]]:
     """Every row of the table: its name, and what ranks."""
     dataset = test.dataset
     yield "popularity", Scores(np.broadcast_to(popularity_scores(dataset), (len(test.cases), dataset.num_items)))
@@ -221,62 +192,6 @@ def only(signal: str, user_UQ: np.ndarray) -> np.ndarray:
     """User vectors with all parts but one signal's set to zero."""
     keep = np.repeat([name == signal for name in SIGNALS], user_UQ.shape[1] // len(SIGNALS))
     return user_UQ * keep.astype(np.float32)
-
-
-def metric_rows(ranks: dict[str, dict[str, np.ndarray]], groups: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One row for every system, protocol and group that has events."""
-    return [
-        {"system": system, "protocol": protocol, "group": group, "events": int(members.sum())}
-        | summarise(by_protocol[protocol][members])
-        for system, by_protocol in ranks.items()
-        for protocol in by_protocol
-        for group, members in groups.items()
-        if members.any()
-    ]
-
-
-def write_ranks(path: Path, test: Test, ranks: dict[str, dict[str, np.ndarray]]) -> None:
-    """Ranks by user, for paired comparisons."""
-    columns = {f"{system} | {protocol}": r for system, by in ranks.items() for protocol, r in by.items()}
-    pq.write_table(pa.table({"user_id": [test.dataset.users[user] for user in test.cases.users], **columns}), path)
-
-
-def format_table(title: str, rows: list[dict[str, Any]]) -> str:
-    """The tables as text: one block a protocol and group."""
-    lines = [title]
-    blocks = dict.fromkeys((row["protocol"], row["group"], row["events"]) for row in rows)
-    for protocol, group, events in blocks:
-        kind = "full ranking" if protocol == "full" else "against random unseen items"
-        lines += [
-            "",
-            f"{group} ({events} events), {kind}",
-            f"{'':30}{'Hit@5':>8}{'Hit@10':>8}{'NDCG@5':>8}{'NDCG@10':>8}",
-        ]
-        for row in rows:
-            if (row["protocol"], row["group"]) == (protocol, group):
-                numbers = "".join(f"{row[name]:8.4f}" for name in ("hit@5", "hit@10", "ndcg@5", "ndcg@10"))
-                lines.append(f"{row['system']:30}{numbers}")
-    return "\n".join(lines) + "\n"
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `metric_rows` as `evaluate` wrote them."""
-    rows: list[dict[str, Any]] = json.loads((folder / "metrics.json").read_text())["rows"]
-    return rows
-
-
-def short_table(folder: Path) -> str:
-    """What a newcomer wants to see of an evaluation: full ranking, whole systems, by group."""
-    rows = read_rows(folder)
-    chosen = [row for row in rows if row["protocol"] == "full" and " alone" not in row["system"]]
-    groups = {row["group"]: row["events"] for row in chosen}
-    lines = ["Full ranking of the whole catalog, test events:", "", " " * 30 + "".join(f"{g:>28}" for g in groups)]
-    lines.append(" " * 30 + "".join(f"{f'({n} events)':>28}" for n in groups.values()))
-    lines.append(" " * 30 + f"{'Hit@10':>19}{'NDCG@10':>9}" * len(groups))
-    for system in dict.fromkeys(row["system"] for row in chosen):
-        cells = {row["group"]: row for row in chosen if row["system"] == system}
-        lines.append(f"{system:30}" + "".join(f"{cells[g]['hit@10']:19.4f}{cells[g]['ndcg@10']:9.4f}" for g in groups))
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ def run(config: Config, store: Store, *, demo: bool = False) -> str:
     """Run every job; returns the short table of the evaluation. What a job raises ends the run."""
     # Imported here, so that `--help` and a bad configuration answer at once.
     from offline.cf import make_cf
-    from offline.evaluate import evaluate, short_table
+    from offline.evaluate import evaluate
     from offline.features import write_features
+    from offline.rankings import short_table
     from offline.reindex import Options, Steps, reindex
     from offline.train import train
 
