@@ -16,10 +16,9 @@ import numpy as np
 from benchmarks.report import Report, at_least, at_most, benchmark_parser, finish
 from model.checkpoint import load_checkpoint
 from model.config import Config, load_config
-from model.index import build_index
 from model.store import Store
 from offline.cf import make_cf
-from offline.evaluate import Vectors, encode_users, evaluate, load_test
+from offline.evaluate import blocks_of, evaluate, load_test
 from offline.features import write_features
 from offline.jobs import run_job
 from offline.metrics import ndcg_at
@@ -77,9 +76,7 @@ def rounding_cost(config: Config, store: Store) -> float:
         language_model = trained.config.language_model.model_copy(update={"dtype": dtype})
         checkpoint = replace(trained, config=trained.config.model_copy(update={"language_model": language_model}))
         test = load_test(checkpoint, store)
-        vectors = Vectors(
-            encode_users(checkpoint, test, store), build_index(checkpoint.heads.item_vectors(test.features))
-        )
+        vectors = blocks_of(checkpoint, test, store).vectors(checkpoint.joined.weights)
         scores.append(ndcg_at(vectors.full_ranks(test.cases.targets, test.cases.histories), 10))
     print(f"NDCG@10 in bfloat16 {scores[0]:.4f}, in float32 {scores[1]:.4f}")
     return float(np.abs(scores[0] - scores[1]))

@@ -91,7 +91,7 @@ def build_store(root: Path, language_model: LanguageModelConfig, fields: Sequenc
         vision=VisionConfig(source="none"),
         text=TextConfig(source="none"),
         prompt=PromptConfig(fields=fields, max_tokens=3072, max_description_tokens=MAX_DESCRIPTION_TOKENS),
-        heads=HeadsConfig(shared_width=64),
+        heads=HeadsConfig(shared_width=64, parts=("language_model",)),
     )
     items, features = synthetic_items(num_items), synthetic_features(num_items)
     checkpoint = load_checkpoint(write_checkpoint(store.checkpoints / "speed-untrained", config, items))

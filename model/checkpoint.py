@@ -1,8 +1,9 @@
-"""What training made, as one folder: heads, control, SASRec, configuration, and what it knew of the items.
+"""What training made, as one folder: the parts of a score, configuration, and what it knew of the items.
 
 config.json            the run's configuration
 heads.safetensors      adaptor, six projectors, [REC], stand-ins, normalisation constants
-control.safetensors    the same projectors on pooled features, for the tables
+pooled.safetensors     projectors of the pooled part (without it, the control of the tables)
+weights.json           how much each part counts, by part and signal; and the same without the language model
 train_items.parquet    item_id, num_events (training events), has_cf
 cf.npy                 float32 [rows of train_items, width]: SASRec's item embeddings
 sasrec/                SASRec itself
@@ -14,6 +15,7 @@ manifest.json          written last
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,20 +27,26 @@ from safetensors.torch import load_file
 from torch import nn
 
 from model.artifacts import MANIFEST, read_manifest, replace_file
-from model.config import Config, parse_config
+from model.config import Config, Signal, parse_config
 from model.errors import ArtifactError, InvalidInputError
-from model.heads import Heads
+from model.heads import Heads, Projectors
+from model.joined import Joined, Weights, equal_weights
+from model.pooled import pooled_projectors
+from model.sasrec import load_sasrec
 from model.store import Store
+
+WEIGHTS_FILE = "weights.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint; `heads` are in evaluation mode on the processor."""
+    """A loaded checkpoint."""
 
     id: str
     folder: Path
     config: Config
-    heads: Heads
+    joined: Joined
+    """The parts that make a score, on the processor."""
     num_events: dict[str, int]
     """Training events by item id."""
     cf_rows: dict[str, int]
@@ -50,6 +58,10 @@ class Checkpoint:
     dataset_folder: str
     """Name of the dataset it was trained on."""
 
+    @property
+    def heads(self) -> Heads:
+        return self.joined.heads
+
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Load and verify a checkpoint. Raises ArtifactError naming the file that is missing, damaged or does not fit."""
@@ -57,7 +69,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         config = parse_config(json.loads((folder / "config.json").read_text()), Config)
         heads = Heads(config.heads, manifest["state_width"], manifest["widths"], embedding_rms=1.0)
+        weights = read_weights(folder, config)["joined"]
         canaries = read_canaries(folder)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename} is missing; train again") from None
     except (KeyError, ValueError, InvalidInputError) as error:
         raise ArtifactError(f"{folder} does not fit this program version: {error}; train again") from error
     load_weights(heads, folder / "heads.safetensors")
@@ -66,7 +81,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         id=folder.name,
         folder=folder,
         config=config,
-        heads=heads.eval().requires_grad_(False),
+        joined=Joined(
+            heads=heads.eval().requires_grad_(False),
+            pooled=load_pooled(folder, config, manifest["widths"]) if "pooled" in weights else None,
+            sasrec=load_sasrec(folder / "sasrec").requires_grad_(False) if "sasrec" in weights else None,
+            weights=weights,
+        ),
         num_events=dict(zip(table["item_id"], table["num_events"], strict=True)),
         cf_rows={i: row for row, (i, has) in enumerate(zip(table["item_id"], table["has_cf"], strict=True)) if has},
         cf_vectors=np.load(folder / "cf.npy", mmap_mode="r", allow_pickle=False),
@@ -74,6 +94,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         encoders=manifest["encoders"],
         dataset_folder=config.dataset,
     )
+
+
+def load_pooled(folder: Path, config: Config, widths: Mapping[Signal, int]) -> Projectors:
+    """The pooled part of a checkpoint, in evaluation mode on the processor."""
+    projectors = pooled_projectors(config, widths)
+    load_weights(projectors, folder / "pooled.safetensors")
+    return projectors.eval().requires_grad_(False)
+
+
+def read_weights(folder: Path, config: Config) -> dict[str, Weights]:
+    """Weights by part and signal: `joined` of what is served, `without language model` of the other parts."""
+    if len(config.heads.parts) == 1:
+        return {"joined": equal_weights(config.heads.parts)}
+    weights: dict[str, Weights] = json.loads((folder / WEIGHTS_FILE).read_text())
+    return weights
 
 
 def read_canaries(folder: Path) -> tuple[tuple[str, ...], ...]:

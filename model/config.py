@@ -17,6 +17,8 @@ from model.errors import InvalidInputError
 
 Signal = Literal["image", "cf", "text"]
 SIGNALS: tuple[Signal, ...] = ("image", "cf", "text")
+Part = Literal["language_model", "pooled", "sasrec"]
+PARTS: tuple[Part, ...] = ("language_model", "pooled", "sasrec")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -150,6 +152,15 @@ class HeadsConfig(_Section):
     """Higher returns new items more often, at the expense of known ones."""
     signals: tuple[Signal, ...] = SIGNALS
     """Signals that take part in retrieval; the others add zero."""
+    parts: tuple[Part, ...] = PARTS
+    """What a score is the weighted sum of: h([REC]) (the paper's recipe has nothing else), the same projectors on mean
+    features of the newest items, and SASRec. With more than one, weights are fitted on validation events."""
+
+    @model_validator(mode="after")
+    def _a_language_model_reads_the_history(self) -> HeadsConfig:
+        if "language_model" not in self.parts:
+            raise ValueError('parts must have "language_model": what a system is worth without it, evaluation tells')
+        return self
 
 
 class TrainConfig(_Section):

@@ -4,7 +4,7 @@ A searcher proposes candidates (model/index_kinds.py); the few that can still wi
 precision. So a score does not depend on who shares the batch, on the number of threads, or on the device, and equal
 scores come in row order. Knows nothing of items, signals, or what the vectors mean.
 
-B users, N items, Q = 3P width of a vector, K results, F items proposed
+B users, N items, Q width of a vector, K results, F items proposed
 """
 
 from __future__ import annotations
@@ -89,12 +89,11 @@ class Index:
             scores_BK[user, : len(rows)], rows_BK[user, : len(rows)] = scores, rows
         return scores_BK, rows_BK
 
-    def addends(self, user_Q: Floats, rows_K: Rows, num_parts: int = 3) -> Scores:
-        """What each score is the sum of, float64 [K, num_parts]: inner products of equal parts of the vectors."""
-        width = self.width // num_parts
-        parts = np.multiply(self.vectors_NQ[rows_K], user_Q, dtype=np.float64).reshape(len(rows_K), num_parts, width)
-        addends: Scores = parts.sum(axis=2)
-        return addends
+    def addends(self, user_Q: Floats, rows_K: Rows, widths: Sequence[int]) -> Scores:
+        """What each score is the sum of, float64 [K, len(widths)]: inner products of parts of the vectors."""
+        products_KQ = np.multiply(self.vectors_NQ[rows_K], user_Q, dtype=np.float64)
+        parts = np.split(products_KQ, np.cumsum(widths)[:-1], axis=1)
+        return np.stack([part.sum(axis=1) for part in parts], axis=1)
 
     def _checked(self, users_BQ: Floats, k: int) -> Floats:
         users_BQ = np.ascontiguousarray(users_BQ, np.float32)

@@ -74,7 +74,7 @@ class Recommender:
         self._checkpoint = checkpoint
         self._store = store
         self._language_model = language_model
-        checkpoint.heads.to(language_model.device)
+        checkpoint.joined.to(language_model.device)
         self._caches = caches
         self._builder = PromptBuilder(language_model.tokenizer, checkpoint.config.prompt)
         encoder = UserEncoder(language_model, checkpoint.heads, self._builder, catalog.segments, catalog.features)
@@ -183,7 +183,10 @@ class Recommender:
         self, prepared: Sequence[PreparedQuery], choices: Sequence[_Choice]
     ) -> list[tuple[RankedItem, ...]]:
         queries = [one.query for one in prepared]
-        user_BQ = self._engine.encode([one.used for one in prepared])
+        user_B3P = self._engine.encode([one.used for one in prepared])
+        with self._engine.stages.timed("join"):
+            joined, histories = self._checkpoint.joined, [one.rows for one in prepared]
+            user_BQ = joined.user_vectors(user_B3P, histories, self.catalog.features)
         user_BQ = user_BQ * np.stack([self._scale(query.weights) for query in queries])
         with self._engine.stages.timed("search"):
             k = max(query.k for query in queries)
@@ -197,7 +200,7 @@ class Recommender:
 
     def _ranked(self, user_Q: np.ndarray, scores_K: np.ndarray, rows_K: np.ndarray) -> tuple[RankedItem, ...]:
         rows_K = rows_K[rows_K >= 0]
-        addends_K3 = self.catalog.index.addends(user_Q, rows_K, len(SIGNALS)).astype(float)
+        addends_K3 = self.catalog.index.addends(user_Q, rows_K, self._checkpoint.joined.widths).astype(float)
         return tuple(
             RankedItem(self.catalog.item_id(row), float(score), "model", Signals(*addends))
             for row, score, addends in zip(rows_K, scores_K, addends_K3.tolist(), strict=False)
@@ -226,9 +229,9 @@ class Recommender:
         )
 
     def _scale(self, weights: Weights) -> np.ndarray:
-        """float32 [3P]: a caller's weights scale the parts of the user vector."""
-        width = self._checkpoint.heads.shared_width
-        return np.repeat(np.array([getattr(weights, signal) for signal in SIGNALS], np.float32), width)
+        """float32 [Q]: a caller's weights scale the signals' shares of the user vector."""
+        scales = np.array([getattr(weights, signal) for signal in SIGNALS], np.float32)
+        return np.repeat(scales, self._checkpoint.joined.widths)
 
     @staticmethod
     def _check(checkpoint: Checkpoint, catalog: Catalog, language_model: LanguageModel) -> None:
@@ -237,7 +240,7 @@ class Recommender:
                 f"catalog {catalog.version} was made with checkpoint {catalog.checkpoint_id}, "
                 f"not {checkpoint.id}: reindex"
             )
-        width = len(SIGNALS) * checkpoint.heads.shared_width
+        width = sum(checkpoint.joined.widths)
         if catalog.item_vectors.shape[1] != width:
             raise ArtifactError(
                 f"catalog {catalog.version} has item vectors of width {catalog.item_vectors.shape[1]}; its checkpoint "

@@ -27,11 +27,11 @@ from tqdm import tqdm
 from model.artifacts import building, fingerprint, is_up_to_date, write_json, write_manifest
 from model.config import CFConfig, Config
 from model.errors import InvalidInputError
+from model.sasrec import SASRec, save_sasrec
 from model.store import Store
 from offline.dataset import Dataset, load_dataset
 from offline.jobs import configured, job_parser, run_job
 from offline.metrics import ndcg_at, rank_of_target
-from offline.sasrec import SASRec, save_sasrec
 
 VALIDATION_BATCH = 1024  # users ranked at once: bounds the memory to 1024 x N scores
 

@@ -16,6 +16,7 @@ from model.config import SIGNALS
 from model.heads import NOTHING, Heads
 from model.index import brute_force
 from model.index_build import RECALL_CUTS
+from model.joined import Joined
 from model.ranking import Ranking
 from offline.publish import Contents
 
@@ -24,13 +25,13 @@ NUM_NAMED = 5
 """Items named in a problem; the others are counted."""
 
 
-def check_contents(contents: Contents, heads: Heads) -> list[str]:
+def check_contents(contents: Contents, joined: Joined) -> list[str]:
     """What can be seen without an index: ids, dims, numbers, signals."""
     return [
         *check_ids(contents),
-        *check_dims(contents, heads),
+        *check_dims(contents, joined),
         *check_numbers(contents),
-        *check_signals(contents, heads),
+        *check_signals(contents, joined.heads),
     ]
 
 
@@ -50,11 +51,9 @@ def check_ids(contents: Contents) -> list[str]:
     return wrong + _named("items that come twice", repeated, contents)
 
 
-def check_dims(contents: Contents, heads: Heads) -> list[str]:
+def check_dims(contents: Contents, joined: Joined) -> list[str]:
     """Widths as the checkpoint has them."""
-    expected = {str(signal): len(heads.stand_ins[signal]) for signal in SIGNALS} | {
-        "item": len(SIGNALS) * heads.shared_width
-    }
+    expected = {str(signal): len(joined.heads.stand_ins[signal]) for signal in SIGNALS} | {"item": sum(joined.widths)}
     return [
         f"{name} vectors are {vector_NW.shape[1]} wide, but the checkpoint needs {expected[name]}"
         for name, vector_NW in _vectors(contents).items()

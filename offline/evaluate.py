@@ -2,8 +2,8 @@
 
     python -m offline.evaluate --config demo
 
-User vectors come from the encoder that serves, rankings from the index that serves. Beside the summed score stand each
-signal alone, the control without a language model, SASRec and popularity. Ties never favour the target.
+User vectors come from the encoder that serves, rankings from the index that serves. Beside the joined score stand its
+parts, each signal alone, the same without the language model, and popularity. Ties never favour the target.
 
 # U users, C test events, N items, P shared width
 """
@@ -21,25 +21,25 @@ from tqdm import tqdm
 
 from model.artifacts import is_up_to_date, read_manifest
 from model.bounded_cache import CacheSizes
-from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, load_weights
-from model.config import SIGNALS, Config
+from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, load_pooled, read_weights
+from model.config import PARTS, Config, Signal
 from model.encoder import UserEncoder
 from model.engine import Engine
 from model.errors import ArtifactError
-from model.heads import ItemFeatures, Projectors
+from model.heads import ItemFeatures
 from model.index import Index, build_index
+from model.joined import Blocks, Joined, Weights, equal_weights, join
 from model.language_model import choose_device, load_language_model
 from model.prompt import PromptBuilder, build_segments
+from model.sasrec import load_sasrec
 from model.store import Store
 from offline.aligned import load_item_features
-from offline.control import PooledStates, control_projectors, pad_histories
 from offline.dataset import Cases, Dataset, dataset_hashes, load_dataset
 from offline.jobs import configured, job_parser, run_job
 from offline.metrics import popularity_scores
 from offline.rankings import Scores, System, ranks_of, write_evaluation
-from offline.sasrec import load_sasrec
 
-VERSION = 2
+VERSION = 3
 DEPTH = 10
 """Ranks beyond the deepest cut-off all count alike."""
 SCORED_USERS = 1024
@@ -153,19 +153,51 @@ def load_test(checkpoint: Checkpoint, store: Store) -> Test:
 
 def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[str, System]]:
     """Every row of the table: its name, and what ranks."""
-    dataset = test.dataset
+    dataset, config = test.dataset, checkpoint.config
     yield "popularity", Scores(np.broadcast_to(popularity_scores(dataset), (len(test.cases), dataset.num_items)))
     yield "SASRec", Scores(load_sasrec(checkpoint.folder / "sasrec").score(test.cases.histories))
-    yield "control (no language model)", control_vectors(checkpoint, test)
-    user_UQ = encode_users(checkpoint, test, store)
-    index = build_index(checkpoint.heads.item_vectors(test.features))
-    yield "ours", Vectors(user_UQ, index)
-    for signal in checkpoint.config.heads.signals:
-        yield f"ours, {signal} alone", Vectors(only(signal, user_UQ), index)
+    blocks = blocks_of(checkpoint, test, store)
+    yield "control (no language model)", blocks.vectors(equal_weights(["pooled"]))
+    weights = read_weights(checkpoint.folder, config)
+    if len(config.heads.parts) > 1:
+        yield "ours without language model", blocks.vectors(weights["without language model"])
+        yield "language model alone", blocks.vectors(equal_weights(["language_model"]))
+    yield "ours", blocks.vectors(weights["joined"])
+    for signal in config.heads.signals:
+        yield f"ours, {signal} alone", blocks.vectors(only(signal, weights["joined"]))
+
+
+@dataclass(frozen=True)
+class PartBlocks:
+    """What every part makes of the test histories and of all items."""
+
+    users: Blocks
+    items: Blocks
+
+    def vectors(self, weights: Weights) -> Vectors:
+        """The system that joins the parts of `weights`."""
+        users, items = (
+            {(part, s): block for (part, s), block in blocks.items() if s in weights.get(part, {})}
+            for blocks in (self.users, self.items)
+        )
+        return Vectors(join(users, None), build_index(join(items, weights)))
+
+
+def blocks_of(checkpoint: Checkpoint, test: Test, store: Store) -> PartBlocks:
+    """By the code that serves."""
+    config, folder = checkpoint.config, checkpoint.folder
+    pooled = load_pooled(folder, config, test.features.widths())
+    joined = Joined(checkpoint.heads, pooled, load_sasrec(folder / "sasrec"), equal_weights(PARTS))
+    language_model = encode_users(checkpoint, test, store)
+    joined.to(choose_device())
+    return PartBlocks(
+        joined.user_blocks(language_model, test.cases.histories, test.features),
+        joined.item_blocks(test.features, np.arange(test.dataset.num_items)),
+    )
 
 
 def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray:
-    """User vectors float32 [C, 3P] of the test histories, by the code that serves."""
+    """The language model's share of user vectors, float32 [C, 3P], of the test histories."""
     config = checkpoint.config
     language_model = load_language_model(config.language_model, store.models, choose_device())
     builder = PromptBuilder(language_model.tokenizer, config.prompt)
@@ -178,20 +210,9 @@ def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray
     return np.concatenate([engine.encode(turn) for turn in tqdm(turns, desc="test events", disable=None)])
 
 
-def control_vectors(checkpoint: Checkpoint, test: Test) -> Vectors:
-    """The control's user and item vectors."""
-    projectors: Projectors = control_projectors(checkpoint.config, test.features)
-    load_weights(projectors, checkpoint.folder / "control.safetensors")
-    projectors.eval().requires_grad_(False)
-    states = PooledStates(test.features, pad_histories(test.cases.histories))
-    user_UQ = projectors.project_users(states.take(np.arange(len(states)))).numpy()
-    return Vectors(user_UQ, build_index(projectors.item_vectors(test.features)))
-
-
-def only(signal: str, user_UQ: np.ndarray) -> np.ndarray:
-    """User vectors with all parts but one signal's set to zero."""
-    keep = np.repeat([name == signal for name in SIGNALS], user_UQ.shape[1] // len(SIGNALS))
-    return user_UQ * keep.astype(np.float32)
+def only(signal: Signal, weights: Weights) -> Weights:
+    """The weights of one signal."""
+    return {part: {signal: own[signal]} for part, own in weights.items() if signal in own}
 
 
 if __name__ == "__main__":

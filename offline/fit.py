@@ -1,4 +1,4 @@
-"""Projector training on states that are already known: cached h([REC]), or the control's pooled features.
+"""Projector training on states that are already known: cached h([REC]), or the pooled part's features.
 
 # M training states, K states of a batch, D state width, U validation users, N items
 """

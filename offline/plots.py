@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 
 def plot_training(metrics: dict[str, Any], path: Path) -> None:
-    """Losses by step, and validation NDCG@10 by epoch of the projectors beside the control's."""
+    """Losses by step, and validation NDCG@10 by epoch of the projectors beside the pooled part's."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, quality = figure.subplots(1, 2)
     names = [name for name in (metrics["steps"] or [{}])[0] if name == "risa" or name.startswith("reri_")]
     for name in names:
         losses.plot([r["step"] for r in metrics["steps"]], [r[name] for r in metrics["steps"]], label=name)
     losses.set(title="Training loss", xlabel="step", ylabel="nats")
-    for label, records in (("projectors", metrics["heads"]), ("control", metrics["control"])):
+    for label, records in (("projectors", metrics["heads"]), ("pooled part", metrics["pooled"])):
         if records:
             quality.plot([r["epoch"] for r in records], [r["validation_ndcg@10"] for r in records], label=label)
     steps = [r for r in metrics["steps"] if "validation_ndcg@10" in r]

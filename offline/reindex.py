@@ -276,11 +276,12 @@ def assemble(inputs: Inputs, embedded: Embedded, store: Store) -> Contents:
         origin={"image": embedded["image"].origin, "cf": cf_origin, "text": embedded["text"].origin},
     )
     tokenizer = load_tokenizer(checkpoint.config.language_model, store.models)
+    checkpoint.joined.to(choose_device())
     return Contents(
         items=catalog_items(source.items, inputs.pictures.only(features.origin["image"] == OWN)),
         segments=build_segments(tokenizer, source.items, checkpoint.config.prompt),
         features=features,
-        item_vectors=checkpoint.heads.to(choose_device()).item_vectors(features),
+        item_vectors=checkpoint.joined.item_vectors(features),
         popularity=np.array([checkpoint.num_events.get(item_id, 0) for item_id in item_ids], np.int64),
     )
 
@@ -298,7 +299,7 @@ def check_before_writing(inputs: Inputs, contents: Contents, options: Options) -
     """How the items differ from those served now. Raises RefusedError when ids, dims, numbers or signals are wrong."""
     before = _items_of(options.store, inputs.parent)
     changes = difference(before, contents.items)
-    problems = check_contents(contents, inputs.checkpoint.heads)
+    problems = check_contents(contents, inputs.checkpoint.joined)
     if before is not None:
         problems += check_removals(before.num_rows, changes.removed, options.max_removed)
     if problems:
@@ -318,16 +319,17 @@ def build_index(folder: Path, contents: Contents, inputs: Inputs, options: Optio
 
 
 def canary_users(checkpoint: Checkpoint, contents: Contents, store: Store) -> np.ndarray | None:
-    """User vectors float32 [U, 3P] of the checkpoint's canary histories; None where no item of them is left."""
+    """User vectors float32 [U, Q] of the checkpoint's canary histories; None where no item of them is left."""
     row_of = {item_id: row for row, item_id in enumerate(contents.items["item_id"].to_pylist())}
     histories = [np.array([row_of[i] for i in history if i in row_of], np.int64) for history in checkpoint.canaries]
     known = [history for history in histories if len(history)]
     if not known:
         return None
     language_model = load_language_model(checkpoint.config.language_model, store.models, choose_device())
-    heads = checkpoint.heads.to(language_model.device)
+    checkpoint.joined.to(language_model.device)
     builder = PromptBuilder(language_model.tokenizer, checkpoint.config.prompt)
-    return UserEncoder(language_model, heads, builder, contents.segments, contents.features).encode(known)
+    encoder = UserEncoder(language_model, checkpoint.heads, builder, contents.segments, contents.features)
+    return checkpoint.joined.user_vectors(encoder.encode(known), known, contents.features)
 
 
 def write_version(folder: Path, version: str, contents: Contents, inputs: Inputs, index: dict[str, Any]) -> None:

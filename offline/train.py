@@ -1,4 +1,4 @@
-"""Train a checkpoint: RISA + RERI in one pass a step, then (optionally) the projectors on cached states.
+"""Train a checkpoint: RISA + RERI in one pass a step, the projectors on cached states, the other parts, their weights.
 
     python -m offline.train --config demo
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,36 +18,41 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from accelerate.utils import get_int_from_env, set_seed
 from safetensors.torch import save_file
 
 from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_json, write_manifest
-from model.checkpoint import point_to_checkpoint
-from model.config import SIGNALS, Config
+from model.checkpoint import WEIGHTS_FILE, point_to_checkpoint
+from model.config import PARTS, SIGNALS, Config, Part
 from model.encoder import UserEncoder
 from model.errors import InvalidInputError
-from model.heads import NOTHING, Heads, ItemFeatures
+from model.heads import NOTHING, Heads, ItemFeatures, Projectors
+from model.joined import Blocks, Joined, equal_weights, join
 from model.language_model import LanguageModel, choose_device, load_language_model
+from model.pooled import MAX_HISTORY, PooledStates, pad_histories, pooled_projectors
 from model.prompt import PromptBuilder, build_segments
+from model.sasrec import load_sasrec
 from model.store import Store
 from offline.aligned import load_item_features
-from offline.control import MAX_HISTORY, PooledStates, control_projectors, pad_histories
 from offline.dataset import Dataset, dataset_hashes, load_dataset
 from offline.encoders.source import identify
 from offline.fit import CachedStates, Examples, fit_projectors, validation_ndcg
+from offline.fusion import candidate_rows, fit_weights, places_among
 from offline.jobs import configured, job_parser, run_job
 from offline.losses import RERI
+from offline.metrics import ndcg_at, rank_of_target
 from offline.onepass import OnePass, train_steps
 from offline.plots import plot_training
 from offline.states import cached_examples, measure_states
 
-VERSION = 1
+VERSION = 2
 """Raise when the same inputs would give another checkpoint."""
 PROCESS_COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 """Where launchers (torchrun, accelerate, MPI) say how many processes they started."""
 NUM_CANARIES = 8
-CONTROL_EPOCHS = 100
-"""Most epochs of the control; it stops by itself."""
+POOLED_EPOCHS = 100
+"""Most epochs of the pooled part; it stops by itself."""
 
 
 def main() -> int:
@@ -82,7 +88,7 @@ def make_checkpoint(folder: Path, config: Config, store: Store, inputs: dict[str
     records = fit(run, work)
     seconds = time.perf_counter() - start
     with building(folder) as new:
-        write_checkpoint(new, run, records, store, {"inputs": inputs, "train_seconds": round(seconds, 1)})
+        write_checkpoint(new, run, records, {"inputs": inputs, "train_seconds": round(seconds, 1)})
     shutil.rmtree(work)
 
 
@@ -119,6 +125,8 @@ class Run:
     encoders: dict[str, str]
     heads: Heads
     encoder: UserEncoder
+    cf_folder: Path
+    """Where SASRec lies."""
 
     @property
     def language_model(self) -> LanguageModel:
@@ -138,45 +146,64 @@ def load_run(config: Config, store: Store) -> Run:
     segments = build_segments(tokenizer, dataset.items, config.prompt)
     builder.check_room(segments)
     encoder = UserEncoder(language_model, heads.to(language_model.device), builder, segments, features)
-    return Run(config, dataset, features, encoders, heads, encoder)
+    return Run(config, dataset, features, encoders, heads, encoder, store.features(config.name, "cf"))
 
 
 def fit(run: Run, work: Path) -> dict[str, Any]:
-    """Train heads in place; returns the records of both stages and the control's projectors under `control`."""
+    """Train heads in place; returns the records of both stages, the pooled part and the weights of all parts."""
     config = run.config
     reri = RERI(run.dataset, run.features, config.heads, config.train)
     validation_users = sample_users(len(run.dataset.users), config.train.max_validation_users, config.seed)
     if config.train.steps:
         measure_states(run.encoder, run.dataset, config)
-    step_records = train_steps(
+    records: dict[str, Any] = {"heads": []}
+    records["steps"] = train_steps(
         OnePass(run.encoder, run.dataset, reri, config),
         run.dataset,
         config,
         work,
         validate=lambda: validate(run, validation_users),
     )
-    records: dict[str, Any] = {"steps": step_records, "heads": []}
     if config.train.head_epochs:
-        train_states, validation_states = cached_examples(
-            run.encoder, run.dataset, config, validation_users, work / "states"
-        )
-        seen = [run.dataset.train_events(user) for user in validation_states.users]
+        train_states, validation = cached_examples(run.encoder, run.dataset, config, validation_users, work / "states")
         records["heads"] = fit_projectors(
             run.heads,
             run.features,
             train_states,
-            validation_states,
-            seen,
+            validation,
+            seen_by(run.dataset, validation.users),
             reri,
             config.train,
             config.seed,
             "projectors",
         )
-        records["validation_ndcg@10"] = max(record["validation_ndcg@10"] for record in records["heads"])
     else:
-        records["validation_ndcg@10"] = validate(run, validation_users)
-    records["control"] = fit_control(run, reri, validation_users)
-    return records
+        validation = validation_examples(run, validation_users)
+    records["pooled"], pooled = fit_pooled(run, reri, validation_users)
+    records |= fuse(run, pooled, validation)
+    return records | {"projectors": pooled}
+
+
+def fuse(run: Run, pooled: Projectors, validation: Examples) -> dict[str, Any]:
+    """Fit the weights of the parts; returns them under `weights`, and validation NDCG@10 under its name by system."""
+    config, features = run.config, run.features
+    sasrec = load_sasrec(run.cf_folder).to(run.language_model.device)
+    joined = Joined(run.heads, pooled, sasrec, equal_weights(PARTS))
+    seen = seen_by(run.dataset, validation.users)
+    state_UD = validation.states.take(np.arange(len(validation.states))).to(run.heads.device)
+    with torch.inference_mode():
+        language_model = run.heads.project_users(state_UD).cpu().numpy()
+    rows = candidate_rows(run.dataset.num_items, validation.targets, config.train.max_softmax_items, config.seed)
+    users = joined.user_blocks(language_model, seen, features)
+    items = joined.item_blocks(features, rows)
+    targets, seen_places = np.searchsorted(rows, validation.targets), [places_among(rows, own) for own in seen]
+    weights, scores = {}, {}
+    for name, parts in (("joined", config.heads.parts), ("without language model", ("pooled", "sasrec"))):
+        one = len(parts) == 1
+        weights[name] = equal_weights(parts) if one else fit_weights(users, items, targets, seen_places, parts)
+        score_UN = join(_of(parts, users), None) @ join(_of(parts, items), weights[name]).T
+        scores[name] = ndcg_at(rank_of_target(score_UN, targets, seen_places), 10)
+    return {"weights": weights, "validation": scores, "validation_ndcg@10": scores["joined"]}
 
 
 def sample_users(num_users: int, most: int, seed: int) -> np.ndarray:
@@ -184,22 +211,27 @@ def sample_users(num_users: int, most: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, 3]).permutation(num_users)[:most])
 
 
+def seen_by(dataset: Dataset, users: np.ndarray) -> list[np.ndarray]:
+    """Training events of some users: the histories of validation, and what it never ranks."""
+    return [dataset.train_events(user) for user in users]
+
+
 def validate(run: Run, users: np.ndarray) -> float:
-    """Full-ranking NDCG@10 of the validation targets, with histories as serving would show them."""
-    histories = [run.dataset.train_events(user) for user in users]
-    prompts = [
-        run.encoder.builder.recommend(
-            run.encoder.builder.keep_newest(history, run.encoder.segments), run.encoder.segments
-        )
-        for history in histories
-    ]
-    states = CachedStates(run.encoder.encode_states(prompts))
+    """Full-ranking NDCG@10 of the validation targets by the language model's part alone."""
+    return validation_ndcg(run.heads, run.features, validation_examples(run, users), seen_by(run.dataset, users))
+
+
+def validation_examples(run: Run, users: np.ndarray) -> Examples:
+    """States of histories as serving would show them, and the validation targets."""
+    builder, segments = run.encoder.builder, run.encoder.segments
+    histories = seen_by(run.dataset, users)
+    prompts = [builder.recommend(builder.keep_newest(history, segments), segments) for history in histories]
     targets = np.array([run.dataset.validation_target(user) for user in users])
-    return validation_ndcg(run.heads, run.features, Examples(states, users, targets), histories)
+    return Examples(CachedStates(run.encoder.encode_states(prompts)), users, targets)
 
 
-def fit_control(run: Run, reri: RERI, validation_users: np.ndarray) -> dict[str, Any]:
-    """Train the control without a language model on every training event; its projectors are in `projectors`."""
+def fit_pooled(run: Run, reri: RERI, validation_users: np.ndarray) -> tuple[list[dict[str, float]], Projectors]:
+    """Train the pooled part on every training event; returns its records and its projectors."""
     dataset, config = run.dataset, run.config
     users, histories, targets = [], [], []
     for user in range(len(dataset.users)):
@@ -209,11 +241,11 @@ def fit_control(run: Run, reri: RERI, validation_users: np.ndarray) -> dict[str,
             histories.append(events[max(0, end - MAX_HISTORY) : end])
             targets.append(events[end])
     train_states = PooledStates(run.features, pad_histories(histories))
-    seen = [dataset.train_events(user) for user in validation_users]
+    seen = seen_by(dataset, validation_users)
     validation_states = PooledStates(run.features, pad_histories(seen))
     validation_targets = np.array([dataset.validation_target(user) for user in validation_users])
     set_seed(config.seed)
-    projectors = control_projectors(config, run.features)
+    projectors = pooled_projectors(config, run.features.widths())
     projectors.measure_features(run.features)
     projectors.to(run.language_model.device)
     records = fit_projectors(
@@ -223,29 +255,29 @@ def fit_control(run: Run, reri: RERI, validation_users: np.ndarray) -> dict[str,
         Examples(validation_states, validation_users, validation_targets),
         seen,
         reri,
-        config.train.model_copy(update={"head_epochs": max(config.train.head_epochs, CONTROL_EPOCHS)}),
+        config.train.model_copy(update={"head_epochs": max(config.train.head_epochs, POOLED_EPOCHS)}),
         config.seed,
-        "control",
+        "pooled",
     )
-    return {"records": records, "projectors": projectors}
+    return records, projectors
 
 
-def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], store: Store, facts: dict[str, Any]) -> None:
+def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], facts: dict[str, Any]) -> None:
     """Write every file of model/checkpoint.py's list, the manifest last."""
     config, dataset = run.config, run.dataset
-    control = records.pop("control")
+    pooled: Projectors = records.pop("projectors")
     write_json(folder / "config.json", served_config(run).model_dump(mode="json"))
     save_file(run.heads.state_dict(), folder / "heads.safetensors")
-    save_file(control["projectors"].state_dict(), folder / "control.safetensors")
-    shutil.copytree(store.features(config.name, "cf"), folder / "sasrec", ignore=shutil.ignore_patterns("*.npy"))
+    save_file(pooled.state_dict(), folder / "pooled.safetensors")
+    write_json(folder / WEIGHTS_FILE, records["weights"])
+    shutil.copytree(run.cf_folder, folder / "sasrec", ignore=shutil.ignore_patterns("*.npy"))
     has_cf = run.features.origin["cf"] != NOTHING
     np.save(folder / "cf.npy", np.asarray(run.features.vectors["cf"]), allow_pickle=False)
     table = {"item_id": dataset.item_ids, "num_events": dataset.num_train_events, "has_cf": has_cf}
     pq.write_table(pa.table(table), folder / "train_items.parquet")
     write_json(folder / "canaries.json", canaries(dataset))
-    metrics = {**records, "control": control["records"]}
-    write_json(folder / "metrics.json", metrics)
-    plot_training(metrics, folder / "curve.png")
+    write_json(folder / "metrics.json", records)
+    plot_training(records, folder / "curve.png")
     write_manifest(
         folder,
         {
@@ -273,6 +305,10 @@ def canaries(dataset: Dataset) -> list[list[str]]:
     """Training histories of a few users spread over the dataset, as item ids."""
     users = np.unique(np.linspace(0, len(dataset.users) - 1, NUM_CANARIES).astype(int))
     return [[dataset.item_ids[row] for row in dataset.train_events(user)[-10:]] for user in users]
+
+
+def _of(parts: Sequence[Part], blocks: Blocks) -> Blocks:
+    return {key: block for key, block in blocks.items() if key[0] in parts}
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class SmallRun:
             tiny_language_model(source)
             tiny_dataset(folder / "dataset", num_users=24, num_items=24)
         self.config = config or small_config(source, **train)
+        self.cf_folder = folder / "cf"
         self.dataset: Dataset = load_dataset(folder / "dataset")
         self.features = random_features(self.dataset.num_items)
         self.language_model = load_language_model(self.config.language_model, folder, torch.device("cpu"))
@@ -70,4 +71,12 @@ class SmallRun:
 
     @property
     def run(self) -> Run:
-        return Run(self.config, self.dataset, self.features, dict.fromkeys(SIGNALS, "random"), self.heads, self.encoder)
+        return Run(
+            self.config,
+            self.dataset,
+            self.features,
+            dict.fromkeys(SIGNALS, "random"),
+            self.heads,
+            self.encoder,
+            self.cf_folder,
+        )

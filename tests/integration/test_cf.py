@@ -12,12 +12,12 @@ from tiny_data import tiny_dataset
 from model.artifacts import read_manifest
 from model.config import CFConfig, Config, load_config
 from model.errors import ArtifactError, InvalidInputError
+from model.sasrec import SASRec, load_sasrec
 from model.store import Store
 from offline.cf import Negatives, main, make_cf, train_sasrec, training_windows, validation_ndcg
 from offline.dataset import Dataset, load_dataset
 from offline.jobs import run_job
 from offline.metrics import ndcg_at, popularity_scores, rank_of_target
-from offline.sasrec import SASRec, load_sasrec
 
 NUM_NEW = 2
 LEARNER = CFConfig(width=16, max_history=8, loss="softmax", learning_rate=1e-2, max_epochs=30)

@@ -16,6 +16,7 @@ from worlds import World
 from model.bounded_cache import CacheSizes
 from model.encoder import UserEncoder
 from model.engine import Engine
+from model.index import build_index
 from model.language_model import load_language_model
 from model.prompt import PromptBuilder
 
@@ -61,7 +62,9 @@ def rows(histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def top(world: World, user_BQ: np.ndarray, k: int = 10) -> list[list[int]]:
-    return world.catalog.index.search(user_BQ, k)[1].tolist()
+    """By the language model's part alone, which is the engine's."""
+    index = build_index(world.checkpoint.heads.item_vectors(world.catalog.features))
+    return index.search(user_BQ, k)[1].tolist()
 
 
 @PROPERTY

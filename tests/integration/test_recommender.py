@@ -13,14 +13,17 @@ import torch
 from tiny_models import tiny_language_model
 from worlds import World
 
-from model.config import SIGNALS, HeadsConfig, LanguageModelConfig
+from model.checkpoint import Checkpoint
+from model.config import HeadsConfig, LanguageModelConfig
 from model.errors import ArtifactError, NotReadyError
 from model.heads import Heads
+from model.index import build_index
+from model.joined import equal_weights
 from model.language_model import LanguageModel, load_language_model
 from model.ranking import Query, Ranking, Weights
 from model.recommender import Recommender
 from model.store import Store
-from offline.evaluate import encode_users, load_test
+from offline.evaluate import blocks_of, load_test
 from offline.reindex import PUBLISHED, main
 
 CPU = torch.device("cpu")
@@ -51,6 +54,10 @@ def addends_by_id(ranking: Ranking) -> dict[str, tuple[float, float, float]]:
     return {item.item_id: astuple(item.signals) for item in ranking.items if item.signals}
 
 
+def with_heads(checkpoint: Checkpoint, heads: Heads) -> Checkpoint:
+    return replace(checkpoint, joined=replace(checkpoint.joined, heads=heads))
+
+
 def language_model_of(world: World) -> LanguageModel:
     return load_language_model(world.config.language_model, world.store.models, CPU)
 
@@ -59,11 +66,14 @@ def test_scores_are_the_sum_of_three_addends_and_those_of_brute_force_with_what_
     tiny_world: World,
 ) -> None:
     catalog, dataset = tiny_world.catalog, tiny_world.dataset
-    user_UQ = encode_users(tiny_world.checkpoint, load_test(tiny_world.checkpoint, tiny_world.store), tiny_world.store)
-    item_NQ = tiny_world.checkpoint.heads.item_vectors(catalog.features)
+    joined, store = tiny_world.checkpoint.joined, tiny_world.store
+    blocks = blocks_of(tiny_world.checkpoint, load_test(tiny_world.checkpoint, store), store)
+    user_UQ = blocks.vectors(joined.weights).user_UQ
+    item_NQ = joined.item_vectors(catalog.features)
     rankings = tiny_world.recommender.rank([Query(history, k=100) for history in histories_of(tiny_world)])
     for user_Q, events, ranking in zip(user_UQ.astype(np.float64), dataset.events, rankings, strict=True):
-        addend_N3 = (user_Q * item_NQ).reshape(len(item_NQ), len(SIGNALS), -1).sum(axis=2)
+        image, cf, text = np.split(user_Q * item_NQ, np.cumsum(joined.widths)[:-1], axis=1)
+        addend_N3 = np.stack([image.sum(1), cf.sum(1), text.sum(1)], axis=1)
         score_N = addend_N3.sum(axis=1)
         expected = [row for row in np.argsort(-score_N, kind="stable") if row not in events[:-1]]
         assert found(ranking) == [catalog.item_id(row) for row in expected]
@@ -163,8 +173,19 @@ def test_a_long_history_is_cut_to_its_newest_items_and_says_so(tiny_world: World
     newest = answer(tiny_world, *history[-4:], exclude=frozenset(history[:-4]))
     oldest = answer(tiny_world, *history[:4], exclude=frozenset(history[4:]))
     assert (whole.history_used, whole.history_truncated) == (4, True)
-    assert whole == replace(newest, history_truncated=True)
+    assert whole.items != newest.items  # SASRec and the pooled part read on
     assert whole.items != oldest.items
+
+
+def test_the_language_model_s_part_reads_the_newest_items_only(tiny_world: World) -> None:
+    checkpoint = tiny_world.checkpoint
+    alone = replace(checkpoint.joined, weights=equal_weights(["language_model"]))
+    catalog = replace(tiny_world.catalog, item_vectors=alone.item_vectors(tiny_world.catalog.features))
+    catalog = replace(catalog, index=build_index(catalog.item_vectors))
+    paper = Recommender(replace(checkpoint, joined=alone), catalog, language_model_of(tiny_world), tiny_world.store)
+    history = next(history for history in histories_of(tiny_world) if len(history) == 7)
+    whole, newest = paper.rank([Query(history, 5), Query(history[-4:], 5, exclude=frozenset(history[:-4]))])
+    assert whole == replace(newest, history_truncated=True)
 
 
 def test_the_order_of_a_history_matters(tiny_world: World) -> None:
@@ -203,7 +224,7 @@ def test_warming_up_ranks_the_canaries(tiny_world: World) -> None:
 def test_warming_up_refuses_a_checkpoint_that_gives_no_numbers(tiny_world: World) -> None:
     heads = copy.deepcopy(tiny_world.checkpoint.heads)
     heads.rec.data.fill_(float("nan"))
-    broken = replace(tiny_world.checkpoint, heads=heads)
+    broken = with_heads(tiny_world.checkpoint, heads)
     recommender = Recommender(broken, tiny_world.catalog, language_model_of(tiny_world), tiny_world.store)
     with pytest.raises(ArtifactError, match="not finite"):
         recommender.warm_up()
@@ -222,9 +243,9 @@ def test_a_catalog_of_another_checkpoint_is_refused(tiny_world: World) -> None:
 
 def test_heads_of_another_width_are_refused(tiny_world: World) -> None:
     heads = Heads(HeadsConfig(shared_width=4, adaptor_width=4), 32, tiny_world.catalog.features.widths(), 1.0)
-    with pytest.raises(ArtifactError, match="item vectors of width 24; its checkpoint makes 12"):
+    with pytest.raises(ArtifactError, match="item vectors of width 56; its checkpoint makes 44"):
         Recommender(
-            replace(tiny_world.checkpoint, heads=heads),
+            with_heads(tiny_world.checkpoint, heads),
             tiny_world.catalog,
             language_model_of(tiny_world),
             tiny_world.store,

@@ -43,7 +43,7 @@ def tiny_config(models: Path) -> Config:
         "language_model": {"source": str(models / "language"), "dtype": "float32"},
         "vision": {"source": str(models / "vision"), "dtype": "float32"},
         "text": {"source": str(models / "text"), "dtype": "float32"},
-        "heads": {"shared_width": 8, "adaptor_width": 8},
+        "heads": {"shared_width": 8, "adaptor_width": 8, "parts": ["language_model"]},
     }
     return parse_config(tree, Config)
 

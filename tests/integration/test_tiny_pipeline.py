@@ -34,7 +34,14 @@ from offline.publish import BusyError, alone
 from offline.train import train, training_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
-SYSTEMS = ["popularity", "SASRec", "control (no language model)", "ours"]
+SYSTEMS = [
+    "popularity",
+    "SASRec",
+    "control (no language model)",
+    "ours without language model",
+    "language model alone",
+    "ours",
+]
 SIGNAL_ROWS = ["ours, image alone", "ours, cf alone", "ours, text alone"]
 
 
@@ -60,7 +67,7 @@ def weights_of(world: World) -> dict[str, np.ndarray]:
     folder = world.checkpoint.folder
     found = {
         f"{name}/{key}": value
-        for name in ("heads", "control")
+        for name in ("heads", "pooled")
         for key, value in load_file(folder / f"{name}.safetensors").items()
     }
     return {**found, "cf": np.asarray(world.checkpoint.cf_vectors)}
@@ -265,7 +272,7 @@ def test_validation_events_reach_neither_weights_nor_cf_but_by_the_choice_among_
     replace_events(build_dataset(store.dataset("tiny")), "validation")
     pipeline.run(real.config, store)
     other = World(store, real.config)
-    heads = [{k: v for k, v in weights_of(world).items() if not k.startswith("control/")} for world in (real, other)]
+    heads = [{k: v for k, v in weights_of(world).items() if not k.startswith("pooled/")} for world in (real, other)]
     for name in heads[0]:
         np.testing.assert_array_equal(heads[0][name], heads[1][name], err_msg=name)
     assert training_of(real)["validation_ndcg@10"] != training_of(other)["validation_ndcg@10"]

@@ -32,7 +32,7 @@ def test_a_user_for_whom_everything_is_excluded_has_no_results_and_no_addends() 
     index, (user,) = build_index(random_vectors(5)), random_vectors(1, seed=1)
     _, rows = index.search(user[None], 3, [np.arange(5)])
     found = rows[rows >= 0]
-    assert index.addends(user, found).shape == (0, 3)
+    assert index.addends(user, found, (P, P, P)).shape == (0, 3)
 
 
 def test_sum_of_three_products_equals_index_score_equals_brute_force() -> None:
@@ -43,10 +43,12 @@ def test_sum_of_three_products_equals_index_score_equals_brute_force() -> None:
         expected_scores, expected_rows = brute_force(items, user, 20)
         assert rows.tolist() == expected_rows.tolist()
         assert scores.tolist() == expected_scores.tolist()
-        three = [items[rows][:, s : s + P] @ user[s : s + P] for s in (0, P, 2 * P)]
+        widths = (P, P - 1, P + 1)
+        parts = (slice(0, P), slice(P, 2 * P - 1), slice(2 * P - 1, 3 * P))
+        three = [items[rows][:, part] @ user[part] for part in parts]
         np.testing.assert_allclose(sum(three), scores, atol=1e-5)  # single precision at |score| near 30
-        np.testing.assert_allclose(index.addends(user, rows), np.stack(three, axis=1), atol=1e-5)
-        np.testing.assert_allclose(index.addends(user, rows).sum(axis=1), scores, atol=1e-5)
+        np.testing.assert_allclose(index.addends(user, rows, widths), np.stack(three, axis=1), atol=1e-5)
+        np.testing.assert_allclose(index.addends(user, rows, widths).sum(axis=1), scores, atol=1e-5)
 
 
 def test_a_user_gets_the_same_answer_alone_and_in_any_batch() -> None:

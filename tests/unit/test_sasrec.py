@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.config import CFConfig
 from model.errors import ArtifactError, InvalidInputError
-from offline.sasrec import SCORE_BATCH, Block, SASRec, load_sasrec, save_sasrec
+from model.sasrec import SCORE_BATCH, Block, SASRec, load_sasrec, save_sasrec
 
 NUM_ITEMS = 12
 ROWS = np.array([0, 1, 2, 3, 5, 6, 7, 8, 10, 11])  # 4 and 9 are too young

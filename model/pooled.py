@@ -1,6 +1,7 @@
-"""The control without a language model: what the same projectors reach on plain averages of features.
+"""The pooled part of a score: the projectors on plain averages of the features of the newest items.
 
-A system whose language model does not beat this has no reason to run one, so every table carries it.
+By itself it is the control without a language model: a system that does not beat it has no reason to run one, so every
+table carries it.
 
 # K histories, L items of the longest history, W width of all features together
 """
@@ -33,10 +34,10 @@ def pooled_width(widths: Mapping[Signal, int]) -> int:
     return sum(widths.values()) + widths["cf"]
 
 
-def control_projectors(config: Config, features: ItemFeatures) -> Projectors:
-    """Untrained projectors of the control: pooled features come in many sizes, so they are always standardised."""
+def pooled_projectors(config: Config, widths: Mapping[Signal, int]) -> Projectors:
+    """Untrained projectors of the part: pooled features come in many sizes, so they are always standardised."""
     heads = config.heads.model_copy(update={"state_norm": "standardize"})
-    return Projectors(heads, pooled_width(features.widths()), features.widths())
+    return Projectors(heads, pooled_width(widths), widths)
 
 
 @dataclass(frozen=True)

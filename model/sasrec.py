@@ -2,7 +2,8 @@
 
 Items that were too young to train on are outside the vocabulary: they are passed over in histories, scored -inf and
 have a zero vector. Histories are right-aligned, so the newest item always has the last position, however long the
-padding in front of it is. Knows no dataset, no training loop and no metric.
+padding in front of it is. A state can be had from the item embeddings alone, as a catalog keeps them: serving knows no
+vocabulary. Knows no dataset, no training loop and no metric.
 """
 
 # B histories, L positions, W width, H heads, K items of the vocabulary, N items of the dataset
@@ -115,11 +116,15 @@ class SASRec(nn.Module):
 
         A state depends on its own position and the real ones before it only.
         """
-        L = tokens_BL.shape[1]
+        return self.encode(self.items(tokens_BL), tokens_BL != self.padding)
+
+    def encode(self, item_BLW: Tensor, real_BL: Tensor) -> Tensor:
+        """The same of item embeddings [B, L, W]; `real_BL` is False at padded positions."""
+        L = real_BL.shape[1]
         positions_LW = self.positions.weight[self.config.max_history - L :]
-        x_BLW = self.items(tokens_BL) * self.config.width**0.5 + positions_LW
+        x_BLW = item_BLW * self.config.width**0.5 + positions_LW
         x_BLW = F.dropout(x_BLW, self.config.dropout, self.training)
-        visible_B1LL = _visible(tokens_BL != self.padding)
+        visible_B1LL = _visible(real_BL)
         for block in self.blocks:
             x_BLW = block(x_BLW, visible_B1LL)
         state_BLW: Tensor = self.norm(x_BLW)
@@ -154,6 +159,23 @@ class SASRec(nn.Module):
         self.train(was_training)
         return scores_BN
 
+    @torch.inference_mode()
+    def states(self, vector_NW: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """float32 [B, W]: states after histories of any catalog's rows, oldest first; in evaluation mode.
+
+        `vector_NW` holds the item embeddings by row; every row of a history has one. An empty history has the state 0.
+        """
+        device = self.items.weight.device
+        newest = [rows[-self.config.max_history :] for rows in histories]
+        states = np.zeros((len(histories), self.config.width), np.float32)
+        for start in range(0, len(histories), SCORE_BATCH):
+            rows_BL, real_BL = _right_aligned(newest[start : start + SCORE_BATCH])
+            item_BLW = torch.from_numpy(np.asarray(vector_NW[rows_BL], np.float32))
+            real = torch.from_numpy(real_BL)
+            last_BW = self.encode((item_BLW * real[..., None]).to(device), real.to(device))[:, -1]
+            states[start : start + SCORE_BATCH] = last_BW.cpu().numpy() * real_BL[:, -1:]
+        return states
+
     def item_vectors(self) -> np.ndarray:
         """float32[N, W]: the item embeddings by dataset row, zero outside the vocabulary."""
         vectors_NW = np.zeros((self.num_items, self.config.width), np.float32)
@@ -170,6 +192,16 @@ class SASRec(nn.Module):
         tokens_BL = tokens_BL.to(self.items.weight.device)
         state_BW: Tensor = self(tokens_BL)[:, -1]
         return state_BW.masked_fill((tokens_BL[:, -1] == self.padding)[:, None], 0.0)
+
+
+def _right_aligned(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int64 [B, L], row 0 where there is none, and bool [B, L]: where there is one."""
+    L = max(1, *(len(rows) for rows in histories))
+    rows_BL = np.zeros((len(histories), L), np.int64)
+    real_BL = np.zeros((len(histories), L), bool)
+    for at, rows in enumerate(histories):
+        rows_BL[at, L - len(rows) :], real_BL[at, L - len(rows) :] = rows, True
+    return rows_BL, real_BL
 
 
 def _visible(real_BL: Tensor) -> Tensor:
