@@ -55,10 +55,14 @@ class OnePass(nn.Module):
     def batch(self, windows: list[Window], generator: np.random.Generator) -> Batch:
         """Prompts of some windows with all the tails that the configuration asks for."""
         windows = [cut_window(window, self.encoder) for window in windows]
-        prompts = [self._prompt(window, generator) for window in windows]
+        prompts = self.prompts(windows, generator)
         shown = [window.targets if self._config.tails == "all" else window.targets[-1:] for window in windows]
         users = np.repeat([window.user for window in windows], [len(targets) for targets in shown])
         return Batch(pad(prompts, self.encoder.language_model.device), users, np.concatenate(shown), generator)
+
+    def prompts(self, windows: list[Window], generator: np.random.Generator) -> list[Prompt]:
+        """One prompt a window, which must have been cut to fit."""
+        return [self._prompt(window, generator) for window in windows]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"risa", "reri_image", "reri_cf", "reri_text", "loss"}; those with weight 0 are left out (Eq. 7)."""
