@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +23,27 @@ from tqdm import tqdm
 
 from model.artifacts import replace_file
 from model.config import Config, TrainConfig
-from model.encoder import UserEncoder
+from model.encoder import UserEncoder, length_batches
 from model.prompt import Prompt, PromptBatch, Tail, pad
 from offline.dataset import Dataset
 from offline.losses import RERI
 from offline.risa import RisaTails, risa_loss
 from offline.windows import Window, WindowSampler, cut_window
 
+GROUP_TOKENS = defaultdict(lambda: 4096, cpu=512)
+"""Padded tokens of one forward pass by device. Padded to the longest prompt of a step, more than a third of the demo's
+tokens were padding; in groups of 512, on two cores, a step took two thirds of the time. On a GPU, 4,096 tokens should
+keep a large model busy; no measurement stands behind that number."""
+
 
 @dataclass(frozen=True)
 class Batch:
     """What one step sees: prompts, and whose the K states at [REC] are and what followed them."""
 
-    prompts: PromptBatch
+    groups: list[PromptBatch]
+    """Prompts of similar length share one."""
+    order_K: Tensor
+    """Where each state is among those of the groups, one group after the other."""
     users: np.ndarray
     targets: np.ndarray
     generator: np.random.Generator
@@ -52,13 +61,24 @@ class OnePass(nn.Module):
         tokenizer = encoder.language_model.tokenizer
         self._risa = RisaTails(tokenizer, dataset.items, config.train.max_answer_tokens)
 
-    def batch(self, windows: list[Window], generator: np.random.Generator) -> Batch:
-        """Prompts of some windows with all the tails that the configuration asks for."""
+    def batch(
+        self, windows: list[Window], generator: np.random.Generator, max_group_tokens: int | None = None
+    ) -> Batch:
+        """Prompts of some windows with all the tails that the configuration asks for.
+
+        `max_group_tokens`: padded tokens of a forward pass; unset: GROUP_TOKENS of the device.
+        """
         windows = [cut_window(window, self.encoder) for window in windows]
         prompts = self.prompts(windows, generator)
         shown = [window.targets if self._config.tails == "all" else window.targets[-1:] for window in windows]
-        users = np.repeat([window.user for window in windows], [len(targets) for targets in shown])
-        return Batch(pad(prompts, self.encoder.language_model.device), users, np.concatenate(shown), generator)
+        num_states = [len(targets) for targets in shown]
+        users = np.repeat([window.user for window in windows], num_states)
+        device = self.encoder.language_model.device
+        groups = length_batches([len(prompt) for prompt in prompts], max_group_tokens or GROUP_TOKENS[device.type])
+        states_of = np.split(np.arange(len(users)), np.cumsum(num_states)[:-1])
+        order_K = np.argsort(np.concatenate([states_of[at] for group in groups for at in group]))
+        padded = [pad([prompts[at] for at in group], device) for group in groups]
+        return Batch(padded, torch.from_numpy(order_K).to(device), users, np.concatenate(shown), generator)
 
     def prompts(self, windows: list[Window], generator: np.random.Generator) -> list[Prompt]:
         """One prompt a window, which must have been cut to fit."""
@@ -66,14 +86,15 @@ class OnePass(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"risa", "reri_image", "reri_cf", "reri_text", "loss"}; those with weight 0 are left out (Eq. 7)."""
-        state_BTD = self.encoder.states(batch.prompts)
+        states = [self.encoder.states(group) for group in batch.groups]
         losses: dict[str, Tensor] = {}
         total: list[Tensor] = []
         if self._config.risa_weight:
-            losses["risa"] = risa_loss(self.encoder.language_model, state_BTD, batch.prompts)
+            losses["risa"] = self._risa_loss(states, batch.groups)
             total.append(self._config.risa_weight * losses["risa"])
         if self.reri_weight:
-            state_KD = state_BTD[batch.prompts.rec_positions].float()
+            found = [state_BTD[group.rec_positions] for state_BTD, group in zip(states, batch.groups, strict=True)]
+            state_KD = torch.cat(found)[batch.order_K].float()
             parts = self._reri.loss(self.heads, state_KD, batch.users, batch.targets, batch.generator)
             losses |= {f"reri_{signal}": loss for signal, loss in parts.items()}
             total += [self.reri_weight * loss for loss in parts.values()]
@@ -83,6 +104,13 @@ class OnePass(nn.Module):
     def reri_weight(self) -> float:
         """Two-stage training leaves retrieval to the second stage (paper, Table 7)."""
         return 0.0 if self._config.two_stage else self._config.reri_weight
+
+    def _risa_loss(self, states: list[Tensor], groups: list[PromptBatch]) -> Tensor:
+        """The mean over the answer tokens of all groups."""
+        num_answer = torch.stack([group.answer_BT.sum() for group in groups])
+        pairs = zip(states, groups, strict=True)
+        means = torch.stack([risa_loss(self.encoder.language_model, state_BTD, group) for state_BTD, group in pairs])
+        return (means * num_answer).sum() / num_answer.sum()
 
     def _prompt(self, window: Window, generator: np.random.Generator) -> Prompt:
         length = len(window.history)

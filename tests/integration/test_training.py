@@ -105,6 +105,19 @@ def test_one_pass_losses_equal_those_of_two_passes(tmp_path, loss):
     assert float(one["risa"]) == pytest.approx(float(risa["risa"]), abs=1e-5)
 
 
+@torch.no_grad()
+def test_prompts_of_different_lengths_give_the_losses_that_they_give_alone(small):
+    windows = windows_of(small, num=8)
+    losses = []
+    for max_tokens in (1, 10_000):
+        batch = small.one_pass.batch(windows, np.random.default_rng(5), max_tokens)
+        losses.append((len(batch.groups), small.one_pass(batch)))
+    (alone, one_by_one), (together, all_at_once) = losses
+    assert (alone, together) == (8, 1)
+    for name, loss in one_by_one.items():
+        assert float(loss) == pytest.approx(float(all_at_once[name]), abs=1e-5)
+
+
 def test_gradients_reach_adaptor_projectors_and_rec_and_nothing_else(small):
     small.one_pass(small.one_pass.batch(windows_of(small, num=8), np.random.default_rng(0)))["loss"].backward()
     got = {name.split(".")[0] for name, p in small.heads.named_parameters() if p.grad is not None and p.grad.any()}
@@ -122,7 +135,7 @@ def test_each_loss_alone_reaches_the_adaptor(tmp_path, weights):
 
 def test_only_answer_tokens_are_taught(small):
     """The gradient of the loss at the logits is zero wherever the next token is not part of an answer."""
-    batch = small.one_pass.batch(windows_of(small), np.random.default_rng(0)).prompts
+    batch = small.one_pass.batch(windows_of(small), np.random.default_rng(0)).groups[0]
     states = small.encoder.states(batch).detach().requires_grad_()
     risa_loss(small.language_model, states, batch).backward()
     taught = states.grad.abs().sum(-1) > 0
