@@ -318,13 +318,14 @@ def _mapped(features: ItemFeatures, work: Path) -> ItemFeatures:
 def _loader(arguments: argparse.Namespace, work: Path) -> Callable[[str], Run]:
     """What loads everything with a language model of one dtype (`auto`: as training chooses it)."""
     store = Store(arguments.store)
+    overrides = [*PAPER_LOSSES, *(["train.batch_size=8"] if arguments.quick else [])]
     if arguments.shape == "paper":
-        config = load_config("paper", PAPER_LOSSES)
+        config = load_config("paper", overrides)
         section = Shape("paper", arguments.layers).language_model(work, store.models)
         return lambda dtype: paper_run(with_language_model(config, section, dtype), work)
-    layers = [] if arguments.layers is None else [f"language_model.num_layers={arguments.layers}"]
-    quick = ["train.batch_size=8"] if arguments.quick else []
-    config = load_config(arguments.config, [*PAPER_LOSSES, *layers, *quick])
+    if arguments.layers:
+        overrides.append(f"language_model.num_layers={arguments.layers}")
+    config = load_config(arguments.config, overrides)
     return lambda dtype: load_run(with_language_model(config, config.language_model, dtype), store)
 
 
