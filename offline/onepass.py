@@ -32,7 +32,7 @@ from offline.windows import Window, WindowSampler, cut_window
 
 GROUP_TOKENS = defaultdict(lambda: 4096, cpu=512)
 """Padded tokens of one forward pass by device. Padded to the longest prompt of a step, more than a third of the demo's
-tokens were padding; in groups of 512, on two cores, a step took two thirds of the time. On a GPU, 4,096 tokens should
+tokens were padding; in groups of 512, on two cores, a step took 0.67 to 0.83 of the time. On a GPU, 4,096 tokens should
 keep a large model busy; no measurement stands behind that number."""
 
 
