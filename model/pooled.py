@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from model.config import SIGNALS, Config, Signal
@@ -54,13 +55,19 @@ class PooledStates:
     def take(self, index: np.ndarray) -> Tensor:
         """float32 [len(index), width]"""
         rows_KL = self.history_KL[index]
-        parts = [self._mean(signal, rows_KL) for signal in SIGNALS]
-        parts.append(self._mean("cf", rows_KL[:, -1:]))
-        return float_tensor(np.concatenate(parts, axis=1))
+        rows_R, place = np.unique(rows_KL, return_inverse=True)  # -1, where a history is short, among them
+        place_KL = torch.from_numpy(place.reshape(rows_KL.shape))
+        vectors = {signal: float_tensor(self.features.vectors[signal][rows_R]) for signal in SIGNALS}
+        known = {signal: self._known(signal, rows_R) for signal in SIGNALS}
+        parts = [_mean(vectors[signal], known[signal], place_KL) for signal in SIGNALS]
+        return torch.cat([*parts, _mean(vectors["cf"], known["cf"], place_KL[:, -1:])], dim=1)
 
-    def _mean(self, signal: Signal, rows_KL: np.ndarray) -> np.ndarray:
-        """Mean over the items that have the feature; zeros where none has."""
-        known_KL = (rows_KL >= 0) & (self.features.origin[signal][rows_KL] != NOTHING)
-        vector_KLF = np.where(known_KL[..., None], self.features.vectors[signal][rows_KL], 0.0)
-        mean: np.ndarray = vector_KLF.sum(1) / np.maximum(known_KL.sum(1, keepdims=True), 1)
-        return mean.astype(np.float32)
+    def _known(self, signal: Signal, rows_R: np.ndarray) -> Tensor:
+        return torch.from_numpy((rows_R >= 0) & (self.features.origin[signal][rows_R] != NOTHING)).float()
+
+
+def _mean(vector_RF: Tensor, known_R: Tensor, place_KL: Tensor) -> Tensor:
+    """Mean [K, F] over the places whose vector is known; zeros where none is."""
+    weight_KL = known_R[place_KL]
+    weight_KL = weight_KL / weight_KL.sum(1, keepdim=True).clamp(min=1)
+    return torch.nn.functional.embedding_bag(place_KL, vector_RF, mode="sum", per_sample_weights=weight_KL)

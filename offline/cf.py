@@ -12,6 +12,7 @@ ranking, history left out) that decides when to stop and which weights to keep.
 from __future__ import annotations
 
 import copy
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ def make_cf(config: Config, store: Store) -> Path:
     if is_up_to_date(folder, inputs):
         print(f"cf: {folder} is up to date")
         return folder
+    if (same := _made_before(store, inputs)) is not None:
+        with building(folder) as temporary:
+            shutil.copytree(same, temporary, dirs_exist_ok=True)
+        print(f"cf: {folder} is that of {same}")
+        return folder
     fit = train_sasrec(dataset, config.cf, config.seed)
     with building(folder) as temporary:
         counts = _write(temporary, fit, dataset, inputs)
@@ -91,6 +97,12 @@ def make_cf(config: Config, store: Store) -> Path:
         f"after epoch {best.epoch} of {last.epoch}, {last.seconds:.1f} s; written to {folder}"
     )
     return folder
+
+
+def _made_before(store: Store, inputs: dict[str, Any]) -> Path | None:
+    """The CF features of another configuration that were made from the same, if there are any."""
+    found = store.features("*", "cf")
+    return next((path for path in sorted(found.parent.parent.glob("*/cf")) if is_up_to_date(path, inputs)), None)
 
 
 def train_sasrec(dataset: Dataset, config: CFConfig, seed: int) -> Fit:
