@@ -38,6 +38,7 @@ from offline.overlap_content import Mask, look_at, picture_faults, text_faults
 from offline.overlap_likeness import (
     Agreement,
     Alignment,
+    Estimate,
     agreement,
     alignment,
     nearest,
@@ -199,7 +200,7 @@ def _answer(overlap: Overlap) -> list[str]:
     return ["Nothing shows that images will help: what looks alike is not chosen by the same people.", reason]
 
 
-def _times(lift: Any) -> str:
+def _times(lift: Estimate) -> str:
     return f"{lift.value:.1f} times as often as chance ({lift.low:.1f} to {lift.high:.1f})"
 
 
@@ -239,7 +240,11 @@ def as_text(overlap: Overlap) -> str:
     for fault, mask_N in overlap.faults.items():
         examples = f"  {', '.join(_examples(overlap, mask_N))}" if mask_N.any() else ""
         lines.append(f"{fault:40}{mask_N.sum():8,}{mask_N.mean():8.1%}{examples}")
-    lines += ["", f"{f'the {NUM_NEAREST} nearest of {overlap.num_compared:,} items':58}  share  chance  times chance"]
+    if overlap.agreements:
+        lines += [
+            "",
+            f"{f'the {NUM_NEAREST} nearest of {overlap.num_compared:,} items':58}  share  chance  times chance",
+        ]
     for question, found in overlap.agreements.items():
         lines.append(f"{question:58}{found.share:7.4f}{found.chance:8.4f}  {found.lift}")
     if overlap.aligned is not None:
