@@ -101,8 +101,7 @@ def make_cf(config: Config, store: Store) -> Path:
 
 def _made_before(store: Store, inputs: dict[str, Any]) -> Path | None:
     """The CF features of another configuration that were made from the same, if there are any."""
-    found = store.features("*", "cf")
-    return next((path for path in sorted(found.parent.parent.glob("*/cf")) if is_up_to_date(path, inputs)), None)
+    return next((path for path in sorted((store.root / "features").glob("*/cf")) if is_up_to_date(path, inputs)), None)
 
 
 def train_sasrec(dataset: Dataset, config: CFConfig, seed: int) -> Fit:

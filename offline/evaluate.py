@@ -35,6 +35,7 @@ from model.sasrec import load_sasrec
 from model.store import Store
 from offline.aligned import load_item_features
 from offline.dataset import Cases, Dataset, dataset_hashes, load_dataset
+from offline.fusion import of_weights
 from offline.jobs import configured, job_parser, run_job
 from offline.metrics import popularity_scores
 from offline.rankings import Scores, System, ranks_of, write_evaluation
@@ -176,28 +177,31 @@ class PartBlocks:
 
     def vectors(self, weights: Weights) -> Vectors:
         """The system that joins the parts of `weights`."""
-        users, items = (
-            {(part, s): block for (part, s), block in blocks.items() if s in weights.get(part, {})}
-            for blocks in (self.users, self.items)
-        )
+        users, items = of_weights(self.users, weights), of_weights(self.items, weights)
         return Vectors(join(users, None), build_index(join(items, weights)))
+
+
+def all_parts(checkpoint: Checkpoint, test: Test) -> Joined:
+    """Every part that the checkpoint keeps, whether it is served or not."""
+    folder = checkpoint.folder
+    pooled = load_pooled(folder, checkpoint.config, test.features.widths())
+    joined = Joined(checkpoint.heads, pooled, load_sasrec(folder / "sasrec"), equal_weights(PARTS))
+    joined.to(choose_device())
+    return joined
 
 
 def blocks_of(checkpoint: Checkpoint, test: Test, store: Store) -> PartBlocks:
     """By the code that serves."""
-    config, folder = checkpoint.config, checkpoint.folder
-    pooled = load_pooled(folder, config, test.features.widths())
-    joined = Joined(checkpoint.heads, pooled, load_sasrec(folder / "sasrec"), equal_weights(PARTS))
-    language_model = encode_users(checkpoint, test, store)
-    joined.to(choose_device())
+    joined = all_parts(checkpoint, test)
+    language_model = encode_users(checkpoint, test, test.cases.histories, store)
     return PartBlocks(
         joined.user_blocks(language_model, test.cases.histories, test.features),
         joined.item_blocks(test.features, np.arange(test.dataset.num_items)),
     )
 
 
-def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray:
-    """The language model's share of user vectors, float32 [C, 3P], of the test histories."""
+def encode_users(checkpoint: Checkpoint, test: Test, histories: list[np.ndarray], store: Store) -> np.ndarray:
+    """The language model's share of user vectors, float32 [len(histories), 3P]."""
     config = checkpoint.config
     language_model = load_language_model(config.language_model, store.models, choose_device())
     builder = PromptBuilder(language_model.tokenizer, config.prompt)
@@ -205,9 +209,9 @@ def encode_users(checkpoint: Checkpoint, test: Test, store: Store) -> np.ndarray
     heads = checkpoint.heads.to(language_model.device)
     encoder = UserEncoder(language_model, heads, builder, segments, test.features)
     engine = Engine(encoder, language_model.pack(), CacheSizes(user_vector_bytes=0, prefix_bytes=0))
-    used = [builder.keep_newest(history, segments) for history in test.cases.histories]
+    used = [builder.keep_newest(history, segments) for history in histories]
     turns = [used[start : start + NUM_USERS_AT_ONCE] for start in range(0, len(used), NUM_USERS_AT_ONCE)]
-    return np.concatenate([engine.encode(turn) for turn in tqdm(turns, desc="test events", disable=None)])
+    return np.concatenate([engine.encode(turn) for turn in tqdm(turns, desc="histories", disable=None)])
 
 
 def only(signal: Signal, weights: Weights) -> Weights:

@@ -10,16 +10,71 @@ trained any further, and the log-softmax of a part ranks as its score does, so n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from model.config import Part, Signal
-from model.joined import Blocks, Weights
+from model.heads import ItemFeatures
+from model.joined import Blocks, Joined, Weights, equal_weights, join
+from offline.dataset import Dataset
+from offline.metrics import ndcg_at, rank_of_target
 
+PARTS_BESIDE: tuple[Part, ...] = ("pooled", "sasrec")
+"""What is left without the language model."""
 PENALTY = 1e-3
 """Of squared standardised weights, in nats an event: settles what the events leave open, too small to move the rest."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Validation events as the parts see them."""
+
+    users: Blocks
+    items: Blocks
+    """Of all items, or of a sample of a large catalog."""
+    targets: np.ndarray
+    """int [U]: rows of the `items` blocks"""
+    seen: list[np.ndarray]
+    """Per user: rows of the `items` blocks that are never ranked."""
+
+    def weights(self, parts: Sequence[Part]) -> Weights:
+        """Of the highest likelihood; a part alone counts as it is."""
+        if len(parts) == 1:
+            return equal_weights(parts)
+        return fit_weights(self.users, self.items, self.targets, self.seen, parts)
+
+    def ndcg(self, weights: Weights) -> float:
+        """NDCG@10 of these events among these items."""
+        score_UN = join(of_weights(self.users, weights), None) @ join(of_weights(self.items, weights), weights).T
+        return ndcg_at(rank_of_target(score_UN, self.targets, self.seen), 10)
+
+
+def validation_choices(
+    joined: Joined,
+    language_model_U3P: np.ndarray,
+    users: np.ndarray,
+    dataset: Dataset,
+    features: ItemFeatures,
+    most: int,
+) -> Choices:
+    """What the parts of `joined` make of some users' validation events, among `most` items at most."""
+    histories = [dataset.train_events(user) for user in users]
+    targets = np.array([dataset.validation_target(user) for user in users])
+    rows = candidate_rows(dataset.num_items, targets, most)
+    return Choices(
+        joined.user_blocks(language_model_U3P, histories, features),
+        joined.item_blocks(features, rows),
+        np.searchsorted(rows, targets),
+        [places_among(rows, history) for history in histories],
+    )
+
+
+def of_weights(blocks: Blocks, weights: Weights) -> Blocks:
+    """The blocks that have a weight."""
+    return {(part, signal): block for (part, signal), block in blocks.items() if signal in weights.get(part, {})}
 
 
 def fit_weights(
@@ -41,11 +96,11 @@ def fit_weights(
     return weights
 
 
-def candidate_rows(num_items: int, targets: np.ndarray, most: int, seed: int) -> np.ndarray:
+def candidate_rows(num_items: int, targets: np.ndarray, most: int) -> np.ndarray:
     """Rows of the softmax, rising: all items, or of a large catalog a fixed sample with the targets."""
     if num_items <= most:
         return np.arange(num_items)
-    sample = np.random.default_rng([seed, 11]).choice(num_items, most, replace=False)
+    sample = np.random.default_rng(11).choice(num_items, most, replace=False)
     return np.union1d(sample, targets)
 
 

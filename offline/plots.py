@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from offline.bootstrap import Interval
 
 
 def plot_training(metrics: dict[str, Any], path: Path) -> None:
@@ -44,4 +47,17 @@ def plot_evaluation(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         axes.set(title=f"{group} ({members[0]['events']} test events)", xlabel="NDCG@10, full ranking")
         axes.margins(x=0.15)
     figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def plot_intervals(intervals: Mapping[str, Interval], label: str, path: Path) -> None:
+    """A dot and its 95 % interval a line, the first on top."""
+    figure = Figure(figsize=(8, 0.6 + 0.4 * len(intervals)), layout="constrained")
+    axes = figure.subplots()
+    for at, (name, interval) in enumerate(list(intervals.items())[::-1]):
+        axes.plot([interval.low, interval.high], [at, at], color="#94a3b8", linewidth=3)
+        axes.plot(interval.mean, at, "o", color="#c2410c")
+        axes.text(0, at + 0.2, name, fontsize=8, transform=axes.get_yaxis_transform())
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(yticks=[], xlabel=label)
     figure.savefig(path, dpi=110)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +23,11 @@ from safetensors.torch import save_file
 
 from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_json, write_manifest
 from model.checkpoint import WEIGHTS_FILE, point_to_checkpoint
-from model.config import PARTS, SIGNALS, Config, Part
+from model.config import PARTS, SIGNALS, Config
 from model.encoder import UserEncoder
 from model.errors import InvalidInputError
 from model.heads import NOTHING, Heads, ItemFeatures, Projectors
-from model.joined import Blocks, Joined, equal_weights, join
+from model.joined import Joined, equal_weights
 from model.language_model import LanguageModel, choose_device, load_language_model
 from model.pooled import MAX_HISTORY, PooledStates, pad_histories, pooled_projectors
 from model.prompt import PromptBuilder, build_segments
@@ -38,10 +37,9 @@ from offline.aligned import load_item_features
 from offline.dataset import Dataset, dataset_hashes, load_dataset
 from offline.encoders.source import identify
 from offline.fit import CachedStates, Examples, fit_projectors, validation_ndcg
-from offline.fusion import candidate_rows, fit_weights, places_among
+from offline.fusion import PARTS_BESIDE, validation_choices
 from offline.jobs import configured, job_parser, run_job
 from offline.losses import RERI
-from offline.metrics import ndcg_at, rank_of_target
 from offline.onepass import OnePass, train_steps
 from offline.plots import plot_training
 from offline.states import cached_examples, measure_states
@@ -186,23 +184,16 @@ def fit(run: Run, work: Path) -> dict[str, Any]:
 
 def fuse(run: Run, pooled: Projectors, validation: Examples) -> dict[str, Any]:
     """Fit the weights of the parts; returns them under `weights`, and validation NDCG@10 under its name by system."""
-    config, features = run.config, run.features
     sasrec = load_sasrec(run.cf_folder).to(run.language_model.device)
     joined = Joined(run.heads, pooled, sasrec, equal_weights(PARTS))
-    seen = seen_by(run.dataset, validation.users)
     state_UD = validation.states.take(np.arange(len(validation.states))).to(run.heads.device)
     with torch.inference_mode():
         language_model = run.heads.project_users(state_UD).cpu().numpy()
-    rows = candidate_rows(run.dataset.num_items, validation.targets, config.train.max_softmax_items, config.seed)
-    users = joined.user_blocks(language_model, seen, features)
-    items = joined.item_blocks(features, rows)
-    targets, seen_places = np.searchsorted(rows, validation.targets), [places_among(rows, own) for own in seen]
-    weights, scores = {}, {}
-    for name, parts in (("joined", config.heads.parts), ("without language model", ("pooled", "sasrec"))):
-        one = len(parts) == 1
-        weights[name] = equal_weights(parts) if one else fit_weights(users, items, targets, seen_places, parts)
-        score_UN = join(_of(parts, users), None) @ join(_of(parts, items), weights[name]).T
-        scores[name] = ndcg_at(rank_of_target(score_UN, targets, seen_places), 10)
+    most = run.config.train.max_softmax_items
+    choices = validation_choices(joined, language_model, validation.users, run.dataset, run.features, most)
+    systems = {"joined": run.config.heads.parts, "without language model": PARTS_BESIDE}
+    weights = {name: choices.weights(parts) for name, parts in systems.items()}
+    scores = {name: choices.ndcg(own) for name, own in weights.items()}
     return {"weights": weights, "validation": scores, "validation_ndcg@10": scores["joined"]}
 
 
@@ -305,10 +296,6 @@ def canaries(dataset: Dataset) -> list[list[str]]:
     """Training histories of a few users spread over the dataset, as item ids."""
     users = np.unique(np.linspace(0, len(dataset.users) - 1, NUM_CANARIES).astype(int))
     return [[dataset.item_ids[row] for row in dataset.train_events(user)[-10:]] for user in users]
-
-
-def _of(parts: Sequence[Part], blocks: Blocks) -> Blocks:
-    return {key: block for key, block in blocks.items() if key[0] in parts}
 
 
 if __name__ == "__main__":
