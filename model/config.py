@@ -106,8 +106,12 @@ class CFConfig(_Section):
 class PromptConfig(_Section):
     """What the language model is shown."""
 
-    fields: tuple[Literal["title", "brand", "category", "description", "image", "cf"], ...] = ("title", "image")
-    """What a segment shows of its item, in this order. `image` and `cf` are one token each."""
+    fields: tuple[Literal["title", "brand", "category", "description", "summary", "image", "cf"], ...] = (
+        "title",
+        "image",
+    )
+    """What a segment shows of its item, in this order. `image` and `cf` are one token each; `summary` is the most
+    central sentences of the description."""
     max_history: int = Field(default=10, ge=1, le=200)
     """Newest items used; older ones are dropped whole."""
     history_stride: int = Field(default=1, ge=1, le=100)
@@ -121,6 +125,8 @@ class PromptConfig(_Section):
     """Longest title; the rest is cut."""
     max_description_tokens: int = Field(default=160, ge=1)
     """Longest description, where `fields` shows them; the rest is cut."""
+    max_summary_characters: int = Field(default=160, ge=1)
+    """Longest summary, where `fields` shows them: whole sentences where one fits."""
 
     @model_validator(mode="after")
     def _window_keeps_an_item(self) -> PromptConfig:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from model.config import PromptConfig
 from model.errors import InvalidInputError
+from model.summaries import summarise
 
 VISUAL, CF, REC = -1, -2, -3
 TRUNK = -1
@@ -28,7 +29,7 @@ TRUNK = -1
 
 PREFIX = "A shopper chose, from the oldest to the newest:\n"
 INSTRUCTION = "The next choice:"
-LABELS = {"title": "Title:", "brand": "Brand:", "category": "Category:", "description": "About:"}
+LABELS = {"title": "Title:", "brand": "Brand:", "category": "Category:", "description": "About:", "summary": "About:"}
 PLACEHOLDERS = {"image": ("Picture:", VISUAL), "cf": ("Shoppers:", CF)}
 
 
@@ -51,7 +52,11 @@ class Segments:
 
 def build_segments(tokenizer: Any, items: pa.Table, config: PromptConfig) -> Segments:
     """Tokenise the segments of all items. `items` has the text columns of offline/dataset.py's ITEM_SCHEMA."""
-    limits = {"title": config.max_title_tokens, "description": config.max_description_tokens}
+    limits = {
+        "title": config.max_title_tokens,
+        "description": config.max_description_tokens,
+        "summary": config.max_description_tokens,
+    }
     segments: list[list[int]] = [[] for _ in range(items.num_rows)]
     for number, field in enumerate(config.fields):
         separator = "" if number == 0 else "; "
@@ -62,9 +67,9 @@ def build_segments(tokenizer: Any, items: pa.Table, config: PromptConfig) -> Seg
                 segment.extend(tail)
             continue
         label_ids = _ids(tokenizer, [separator + LABELS[field]])[0]
-        values = items[field].to_pylist()
-        known = [row for row, value in enumerate(values) if value]
-        for row, ids in zip(known, _ids(tokenizer, [" " + values[row] for row in known]), strict=True):
+        values = _texts(items, field, config)
+        known = {row: " " + value for row, value in enumerate(values) if value}
+        for row, ids in zip(known, _ids(tokenizer, list(known.values())), strict=True):
             segments[row].extend(label_ids + ids[: limits.get(field, config.max_title_tokens)])
     end = _ids(tokenizer, ["\n"])[0]
     for segment in segments:
@@ -74,6 +79,13 @@ def build_segments(tokenizer: Any, items: pa.Table, config: PromptConfig) -> Seg
         np.concatenate([np.array(segment, np.int32) for segment in segments]),
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
     )
+
+
+def _texts(items: pa.Table, field: str, config: PromptConfig) -> list[str | None]:
+    """What a field of words shows of every item."""
+    if field != "summary":
+        return list(items[field].to_pylist())
+    return [text and summarise(text, config.max_summary_characters) for text in items["description"].to_pylist()]
 
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

@@ -220,7 +220,8 @@ class Results:
         lines = [f"# Is the language model worth it? {config.name}", "", self.verdict(), ""]
         lines += [
             f"{len(self.users_C)} test events of {len(np.unique(self.users_C))} people, full ranking, {num_seeds} "
-            f"seeds. Language model: {config.language_model.source}, {config.language_model.num_layers or 'all'} layers.",
+            f"seeds. Language model: {config.language_model.source}, {config.language_model.num_layers or 'all'} "
+            "layers.",
             "",
             "| system | NDCG@10 | over seeds |",
             "|---|---|---|",

@@ -49,6 +49,14 @@ def test_titles_are_cut_at_the_stated_number_of_tokens(tokenizer):
     assert len(long) - len(short) == len(title) - 2
 
 
+def test_a_summary_is_the_sentence_that_says_most(tokenizer):
+    described = items("Mug").set_column(
+        3, "description", [["Made in Wales. A blue mug of clay. A mug of blue clay, large."]]
+    )
+    config = PromptConfig(fields=("summary",), max_summary_characters=24)
+    assert tokenizer.decode(build_segments(tokenizer, described, config).of(0)) == "About: A blue mug of clay.\n"
+
+
 def test_a_missing_field_leaves_no_label_behind(tokenizer):
     segment = segments_of(tokenizer, fields=("title", "category", "image")).of(0)
     assert "Category" not in tokenizer.decode(segment[segment >= 0])

@@ -1,0 +1,91 @@
+"""Studies and the question of worth, run whole on a tiny world."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from worlds import World
+
+from model.errors import InvalidInputError
+from offline import study as studies
+from offline.bootstrap import gains
+from offline.studies import STUDIES, Row
+from offline.study import configuration, report, run_row
+from offline.worth import ALONE, OURS, WITHOUT, open_run, ranks, second, seeded, shuffled, worth
+
+
+def overrides_of(world: World) -> list[str]:
+    """The tiny configuration as overrides of a preset."""
+    tree: dict[str, Any] = world.config.model_dump(mode="json", exclude_none=True)
+    flat = [(name, value) for name, value in tree.items() if not isinstance(value, dict)]
+    flat += [
+        (f"{name}.{key}", value) for name, own in tree.items() if isinstance(own, dict) for key, value in own.items()
+    ]
+    return [f"{name}={json.dumps(value)}" for name, value in flat] + ["language_model.num_layers=null"]
+
+
+@pytest.mark.parametrize("row", [row for study in STUDIES.values() for row in study.rows], ids=lambda row: row.label)
+def test_every_row_of_every_study_is_a_valid_configuration(row: Row) -> None:
+    for base in ("demo", "movielens"):
+        config = configuration(row, base, ["train.head_epochs=3"], seed=2)
+        assert config.seed == 2
+        assert config.name.endswith("-s2")
+
+
+def test_the_rows_of_a_study_have_names_of_their_own() -> None:
+    for study in STUDIES.values():
+        names = [configuration(row, "demo", [], seed).name for row in study.rows for seed in range(3)]
+        assert len(set(names)) == len(names)
+
+
+def test_a_study_trains_its_rows_and_tells_them_apart(tiny_world: World, tmp_path: Path) -> None:
+    world = tiny_world.copy(tmp_path)
+    base = overrides_of(world)
+    rows = [Row("as it is"), Row("zero", ('heads.missing_cf="zero"',), "the paper's number")]
+    results = [run_row(row, "demo", base, world.store, 1) for row in rows]
+    text = report("new-items", "demo", results)
+    for result in results:
+        assert result.joined.shape == (1, len(world.dataset.test_cases()))
+        assert f"| {result.row.label} | {result.alone.mean():.4f} |" in text
+    assert "the paper's number" in text
+    assert not np.array_equal(results[0].joined, results[1].joined)
+    again = run_row(rows[0], "demo", base, world.store, 1)
+    assert np.array_equal(again.joined, results[0].joined)
+    assert again.seconds < results[0].seconds / 2  # nothing is made again
+
+
+def test_a_study_of_no_seed_is_refused(tiny_world: World) -> None:
+    with pytest.raises(InvalidInputError, match="--seeds is 0"):
+        studies.study("context", "demo", [], tiny_world.store, 0)
+
+
+def test_worth_measures_ours_as_evaluation_does_and_says_what_it_found(tiny_world: World, tmp_path: Path) -> None:
+    world = tiny_world.copy(tmp_path)
+    folder = worth(world.config, world.store, 2)
+    found = json.loads((folder / "worth.json").read_text())
+    rows = json.loads((world.store.evaluations / world.checkpoint.id / "metrics.json").read_text())["rows"]
+    measured = {row["system"]: row["ndcg@10"] for row in rows if (row["protocol"], row["group"]) == ("full", "all")}
+    assert found["by seed"][ALONE][0] == pytest.approx(measured[ALONE], abs=1e-6)
+    for system in (OURS, WITHOUT):  # weights fitted anew on states that differ in their last bits
+        assert found["by seed"][system][0] == pytest.approx(measured[system], abs=0.02)
+    text = (folder / "report.md").read_text()
+    assert any(verdict in text for verdict in ("No gain was measured", "no more than by chance", "It helps"))
+
+
+def test_placebos_change_the_language_model_s_branch_and_nothing_else(tiny_world: World, tmp_path: Path) -> None:
+    store = tiny_world.copy(tmp_path).store
+    one, other = (open_run(seeded(tiny_world.config, seed), store) for seed in (0, 1))
+    for placebo in (shuffled(one), second(one, other, "pooled")):
+        for key, block in one.blocks.users.items():
+            same = np.array_equal(placebo.blocks.users[key], block)
+            assert same == (key[0] != "language_model")
+    mixed = shuffled(one).blocks.users["language_model", "image"]
+    assert sorted(map(tuple, mixed)) == sorted(map(tuple, one.blocks.users["language_model", "image"]))
+    assert np.array_equal(
+        second(one, other, "pooled").blocks.items["language_model", "text"], other.blocks.items["pooled", "text"]
+    )
+    assert gains(ranks(one, ("sasrec",))).shape == (len(one.test.cases),)
