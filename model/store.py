@@ -40,6 +40,11 @@ class Store:
         return self.root / "models"
 
     @property
+    def pooled(self) -> Path:
+        """Pooled parts by what they were trained of; may be deleted."""
+        return self.root / "pooled"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

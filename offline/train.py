@@ -29,7 +29,6 @@ from model.errors import InvalidInputError
 from model.heads import NOTHING, Heads, ItemFeatures, Projectors
 from model.joined import Joined, equal_weights
 from model.language_model import LanguageModel, choose_device, load_language_model
-from model.pooled import MAX_HISTORY, PooledStates, pad_histories, pooled_projectors
 from model.prompt import PromptBuilder, build_segments
 from model.sasrec import load_sasrec
 from model.store import Store
@@ -42,6 +41,7 @@ from offline.jobs import configured, job_parser, run_job
 from offline.losses import RERI
 from offline.onepass import OnePass, train_steps
 from offline.plots import plot_training
+from offline.pooled import make_pooled, sample_users, seen_by
 from offline.states import cached_examples, measure_states
 
 VERSION = 2
@@ -49,8 +49,6 @@ VERSION = 2
 PROCESS_COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 """Where launchers (torchrun, accelerate, MPI) say how many processes they started."""
 NUM_CANARIES = 8
-POOLED_EPOCHS = 100
-"""Most epochs of the pooled part; it stops by itself."""
 
 
 def main() -> int:
@@ -123,8 +121,12 @@ class Run:
     encoders: dict[str, str]
     heads: Heads
     encoder: UserEncoder
-    cf_folder: Path
-    """Where SASRec lies."""
+    store: Store
+
+    @property
+    def cf_folder(self) -> Path:
+        """Where SASRec lies."""
+        return self.store.features(self.config.name, "cf")
 
     @property
     def language_model(self) -> LanguageModel:
@@ -144,7 +146,7 @@ def load_run(config: Config, store: Store) -> Run:
     segments = build_segments(tokenizer, dataset.items, config.prompt)
     builder.check_room(segments)
     encoder = UserEncoder(language_model, heads.to(language_model.device), builder, segments, features)
-    return Run(config, dataset, features, encoders, heads, encoder, store.features(config.name, "cf"))
+    return Run(config, dataset, features, encoders, heads, encoder, store)
 
 
 def fit(run: Run, work: Path) -> dict[str, Any]:
@@ -177,7 +179,8 @@ def fit(run: Run, work: Path) -> dict[str, Any]:
         )
     else:
         validation = validation_examples(run, validation_users)
-    records["pooled"], pooled = fit_pooled(run, reri, validation_users)
+    device = run.language_model.device
+    records["pooled"], pooled = make_pooled(config, run.store, run.dataset, run.features, run.encoders, device)
     records |= fuse(run, pooled, validation)
     return records | {"projectors": pooled}
 
@@ -197,16 +200,6 @@ def fuse(run: Run, pooled: Projectors, validation: Examples) -> dict[str, Any]:
     return {"weights": weights, "validation": scores, "validation_ndcg@10": scores["joined"]}
 
 
-def sample_users(num_users: int, most: int, seed: int) -> np.ndarray:
-    """A fixed sample of users, sorted."""
-    return np.sort(np.random.default_rng([seed, 3]).permutation(num_users)[:most])
-
-
-def seen_by(dataset: Dataset, users: np.ndarray) -> list[np.ndarray]:
-    """Training events of some users: the histories of validation, and what it never ranks."""
-    return [dataset.train_events(user) for user in users]
-
-
 def validate(run: Run, users: np.ndarray) -> float:
     """Full-ranking NDCG@10 of the validation targets by the language model's part alone."""
     return validation_ndcg(run.heads, run.features, validation_examples(run, users), seen_by(run.dataset, users))
@@ -219,38 +212,6 @@ def validation_examples(run: Run, users: np.ndarray) -> Examples:
     prompts = [builder.recommend(builder.keep_newest(history, segments), segments) for history in histories]
     targets = np.array([run.dataset.validation_target(user) for user in users])
     return Examples(CachedStates(run.encoder.encode_states(prompts)), users, targets)
-
-
-def fit_pooled(run: Run, reri: RERI, validation_users: np.ndarray) -> tuple[list[dict[str, float]], Projectors]:
-    """Train the pooled part on every training event; returns its records and its projectors."""
-    dataset, config = run.dataset, run.config
-    users, histories, targets = [], [], []
-    for user in range(len(dataset.users)):
-        events = dataset.train_events(user)
-        for end in range(1, len(events)):
-            users.append(user)
-            histories.append(events[max(0, end - MAX_HISTORY) : end])
-            targets.append(events[end])
-    train_states = PooledStates(run.features, pad_histories(histories))
-    seen = seen_by(dataset, validation_users)
-    validation_states = PooledStates(run.features, pad_histories(seen))
-    validation_targets = np.array([dataset.validation_target(user) for user in validation_users])
-    set_seed(config.seed)
-    projectors = pooled_projectors(config, run.features.widths())
-    projectors.measure_features(run.features)
-    projectors.to(run.language_model.device)
-    records = fit_projectors(
-        projectors,
-        run.features,
-        Examples(train_states, np.array(users), np.array(targets)),
-        Examples(validation_states, validation_users, validation_targets),
-        seen,
-        reri,
-        config.train.model_copy(update={"head_epochs": max(config.train.head_epochs, POOLED_EPOCHS)}),
-        config.seed,
-        "pooled",
-    )
-    return records, projectors
 
 
 def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -31,7 +31,8 @@ from offline.features import write_features
 from offline.fusion import PARTS_BESIDE, Choices, validation_choices
 from offline.jobs import configured, job_parser, run_job
 from offline.plots import plot_intervals
-from offline.train import sample_users, train
+from offline.pooled import sample_users
+from offline.train import train
 
 OURS, WITHOUT = "ours", "ours without language model"
 SASREC, SASREC_TWICE = "SASRec", "SASRec, two seeds"

@@ -15,6 +15,7 @@ from model.encoder import UserEncoder
 from model.heads import Heads, ItemFeatures
 from model.language_model import load_language_model
 from model.prompt import PromptBuilder, build_segments
+from model.store import Store
 from offline.dataset import Dataset, load_dataset
 from offline.losses import RERI
 from offline.onepass import OnePass
@@ -56,7 +57,7 @@ class SmallRun:
             tiny_language_model(source)
             tiny_dataset(folder / "dataset", num_users=24, num_items=24)
         self.config = config or small_config(source, **train)
-        self.cf_folder = folder / "cf"
+        self.store = Store(folder / "store")
         self.dataset: Dataset = load_dataset(folder / "dataset")
         self.features = random_features(self.dataset.num_items)
         self.language_model = load_language_model(self.config.language_model, folder, torch.device("cpu"))
@@ -78,5 +79,5 @@ class SmallRun:
             dict.fromkeys(SIGNALS, "random"),
             self.heads,
             self.encoder,
-            self.cf_folder,
+            self.store,
         )

@@ -1,0 +1,118 @@
+"""The pooled part: projectors on mean features, trained on every training event, kept for all who would train the same.
+
+What the language model is shown does not enter, so the rows of a study share it.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from safetensors.torch import save_file
+
+from model.artifacts import building, fingerprint, is_up_to_date, write_json, write_manifest
+from model.checkpoint import load_weights
+from model.config import Config
+from model.heads import ItemFeatures, Projectors
+from model.pooled import MAX_HISTORY, PooledStates, pad_histories, pooled_projectors
+from model.store import Store
+from offline.dataset import Dataset
+from offline.fit import Examples, fit_projectors
+from offline.losses import RERI
+
+VERSION = 1
+"""Raise when the same inputs would give other weights."""
+MAX_EPOCHS = 100
+"""It stops by itself."""
+IRRELEVANT = {
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "risa_weight",
+    "reri_weight",
+    "two_stage",
+    "tails",
+    "max_answer_tokens",
+    "validate_every",
+    "save_every",
+    "max_state_windows",
+}
+"""Fields of `train` that do not enter."""
+
+
+def make_pooled(
+    config: Config,
+    store: Store,
+    dataset: Dataset,
+    features: ItemFeatures,
+    encoders: dict[str, str],
+    device: torch.device,
+) -> tuple[list[dict[str, float]], Projectors]:
+    """Train the part, or take what was trained of the same before; returns its records and its projectors."""
+    inputs = {
+        "dataset": dataset.manifest_hash,
+        "num_test": dataset.num_test,
+        "encoders": encoders,
+        "heads": config.heads.model_dump(mode="json", exclude={"parts", "state_norm", "adaptor_width"}),
+        "train": config.train.model_dump(mode="json", exclude=IRRELEVANT),
+        "seed": config.seed,
+        "version": VERSION,
+    }
+    folder = store.pooled / fingerprint(inputs)[:16]
+    projectors = pooled_projectors(config, features.widths())
+    if is_up_to_date(folder, inputs):
+        load_weights(projectors, folder / "pooled.safetensors")
+        records: list[dict[str, float]] = json.loads((folder / "metrics.json").read_text())
+        return records, projectors.eval().to(device)
+    set_seed(config.seed)
+    projectors = pooled_projectors(config, features.widths()).to(device)
+    records = _fit(projectors, config, dataset, features)
+    with building(folder) as new:
+        save_file(projectors.state_dict(), new / "pooled.safetensors")
+        write_json(new / "metrics.json", records)
+        write_manifest(new, {"kind": "pooled", "inputs": inputs})
+    return records, projectors
+
+
+def _fit(projectors: Projectors, config: Config, dataset: Dataset, features: ItemFeatures) -> list[dict[str, float]]:
+    projectors.measure_features(features)
+    users = sample_users(len(dataset.users), config.train.max_validation_users, config.seed)
+    seen = seen_by(dataset, users)
+    targets = np.array([dataset.validation_target(user) for user in users])
+    return fit_projectors(
+        projectors,
+        features,
+        _training_examples(dataset, features),
+        Examples(PooledStates(features, pad_histories(seen)), users, targets),
+        seen,
+        RERI(dataset, features, config.heads, config.train),
+        config.train.model_copy(update={"head_epochs": max(config.train.head_epochs, MAX_EPOCHS)}),
+        config.seed,
+        "pooled",
+    )
+
+
+def _training_examples(dataset: Dataset, features: ItemFeatures) -> Examples:
+    """Every training event but a user's first, after the newest items before it."""
+    users, histories, targets = [], [], []
+    for user in range(len(dataset.users)):
+        events = dataset.train_events(user)
+        for end in range(1, len(events)):
+            users.append(user)
+            histories.append(events[max(0, end - MAX_HISTORY) : end])
+            targets.append(events[end])
+    return Examples(PooledStates(features, pad_histories(histories)), np.array(users), np.array(targets))
+
+
+def sample_users(num_users: int, most: int, seed: int) -> np.ndarray:
+    """A fixed sample of users for validation, sorted."""
+    return np.sort(np.random.default_rng([seed, 3]).permutation(num_users)[:most])
+
+
+def seen_by(dataset: Dataset, users: np.ndarray) -> list[np.ndarray]:
+    """Training events of some users: the histories of validation, and what it never ranks."""
+    return [dataset.train_events(user) for user in users]
