@@ -93,22 +93,23 @@ def main() -> int:
     names = arguments.systems or (QUICK_SYSTEMS if arguments.quick else list(SYSTEMS))
     seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
     report = Report("baselines", seeds[0], {"dataset": config.dataset, "cf": config.cf.model_dump(), "seeds": seeds})
-    report.rows = measure(config, Store(arguments.store), names, seeds)
+    label = f"{config.dataset}-quick" if arguments.quick else config.dataset
+    report.rows = measure(config, Store(arguments.store), names, seeds, label)
     print(table(report.rows))
     if {"ours", "sasrec"} <= set(names):
         report.checks = [closeness(report.rows)]
     return finish(report, arguments.json)
 
 
-def measure(config: Config, store: Store, names: list[str], seeds: list[int]) -> list[dict[str, Any]]:
-    """A row for every system and seed; each enters store/evaluations/baselines-<dataset>-seed<k>/ once it is known."""
+def measure(config: Config, store: Store, names: list[str], seeds: list[int], label: str) -> list[dict[str, Any]]:
+    """A row for every system and seed; each enters store/evaluations/baselines-<label>-seed<k>/ once it is known."""
     torch.set_num_threads(1)
     dataset = load_dataset(store.dataset(config.dataset))
     validation = validation_cases(dataset)
     rows = []
     for seed in seeds:
         task = Task(config, store, dataset, validation, seed)
-        evaluation = Evaluation(task, store.evaluations / f"baselines-{config.dataset}-seed{seed}")
+        evaluation = Evaluation(task, store.evaluations / f"baselines-{label}-seed{seed}")
         for name in names:
             row = evaluation.row(name)
             print(f"seed {seed}  {line(row)}", flush=True)

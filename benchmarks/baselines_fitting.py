@@ -78,16 +78,16 @@ def validation_cases(dataset: Dataset) -> Cases:
 
 def fit_learner(learner: Learner, cases: Cases, *, validate_every: int, max_epochs: int, patience: int) -> Fitted:
     """Train until `patience` validations in a row bring nothing better, or `max_epochs`; the best state is kept."""
-    best, best_epoch, best_state = -1.0, 0, learner.snapshot()
-    without_gain = 0
-    for epoch in range(validate_every, max_epochs + 1, validate_every):
-        learner.advance(validate_every)
+    best, best_epoch, best_state = -1.0, 0, None
+    epoch = without_gain = 0
+    while epoch < max_epochs and without_gain < patience:
+        step = min(validate_every, max_epochs - epoch)
+        learner.advance(step)
+        epoch += step
         ndcg = _ndcg(learner.score, cases)
         without_gain += 1
         if ndcg > best:
             best, best_epoch, best_state, without_gain = ndcg, epoch, learner.snapshot(), 0
-        if without_gain >= patience:
-            break
     learner.restore(best_state)
     return Fitted(learner.score, {"epochs": best_epoch}, best)
 

@@ -53,7 +53,7 @@ class Transformer:
     def score(self, cases: Cases) -> np.ndarray:
         """float32 [C, N]: -inf for items that were not trained on; a history without a known item scores them all 0."""
         preparator, torch_model = self._model.data_preparator, self._model.torch_model.eval()
-        known = self._model.data_preparator.transform_dataset_u2i(_interactions(cases.histories), np.arange(len(cases)))
+        known = preparator.transform_dataset_u2i(_interactions(cases.histories), np.arange(len(cases)))
         item_vectors = torch_model.item_model.get_all_embeddings()
         states = [
             torch_model.encode_sessions(batch, item_vectors)[:, -1]
@@ -68,7 +68,7 @@ class Transformer:
         return scores_CN
 
     def snapshot(self) -> Any:
-        return copy.deepcopy(self._model.torch_model.state_dict()) if self._model.is_fitted else None
+        return copy.deepcopy(self._model.torch_model.state_dict())
 
     def restore(self, snapshot: Any) -> None:
         self._model.torch_model.load_state_dict(snapshot)

@@ -20,8 +20,8 @@ def tiny_store(folder: Path) -> tuple[Config, Store]:
 
 def test_a_system_that_was_measured_is_read_again(tmp_path: Path) -> None:
     config, store = tiny_store(tmp_path)
-    first = measure(config, store, ["cooccurrence"], [0])
-    both = measure(config, store, ["ours", "cooccurrence"], [0])
+    first = measure(config, store, ["cooccurrence"], [0], "tiny")
+    both = measure(config, store, ["ours", "cooccurrence"], [0], "tiny")
     assert both[1] == first[0]
     systems = {row["system"] for row in read_rows(store.evaluations / "baselines-tiny-seed0")}
     assert systems == {"ours", "cooccurrence"}
@@ -29,13 +29,13 @@ def test_a_system_that_was_measured_is_read_again(tmp_path: Path) -> None:
 
 def test_other_settings_are_measured_anew(tmp_path: Path) -> None:
     config, store = tiny_store(tmp_path)
-    measure(config, store, ["ours"], [0])
+    measure(config, store, ["ours"], [0], "tiny")
     longer = config.model_copy(update={"cf": config.cf.model_copy(update={"max_epochs": 6})})
-    (row,) = measure(longer, store, ["ours"], [0])
+    (row,) = measure(longer, store, ["ours"], [0], "tiny")
     assert row["chosen"]["epochs"] > 2
 
 
 def test_what_followed_is_found_where_the_next_item_follows_from_the_last(tmp_path: Path) -> None:
     config, store = tiny_store(tmp_path)
-    popular, followed = measure(config, store, ["popularity", "cooccurrence"], [0])
+    popular, followed = measure(config, store, ["popularity", "cooccurrence"], [0], "tiny")
     assert followed["full"]["ndcg@10"] > 1.3 * popular["full"]["ndcg@10"]

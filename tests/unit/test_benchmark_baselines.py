@@ -129,6 +129,12 @@ def test_training_stops_when_validation_does_and_the_best_state_is_kept() -> Non
     assert fitted.validation_ndcg == pytest.approx(1 / np.log2(3))
 
 
+def test_the_last_epoch_is_validated_too() -> None:
+    validation = validation_cases(dataset_of([0, 1, 2, 3]))
+    fitted = fit_learner(Counter(validation.targets), validation, validate_every=5, max_epochs=3, patience=1)
+    assert fitted.chosen == {"epochs": 3}
+
+
 def test_validation_chooses_among_settings() -> None:
     validation = validation_cases(dataset_of([0, 1, 2, 3]))
     scores = {"worse": np.arange(6.0)[None], "better": -np.abs(np.arange(6.0) - 2)[None]}
