@@ -35,6 +35,14 @@ def test_other_settings_are_measured_anew(tmp_path: Path) -> None:
     assert row["chosen"]["epochs"] > 2
 
 
+def test_another_number_of_candidates_is_measured_anew(tmp_path: Path) -> None:
+    config, store = tiny_store(tmp_path)
+    (ten,) = measure(config, store, ["popularity"], [0], "tiny")
+    harder = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"num_candidates": 14})})
+    (fourteen,) = measure(harder, store, ["popularity"], [0], "tiny")
+    assert fourteen["sampled"]["ndcg@10"] < ten["sampled"]["ndcg@10"]
+
+
 def test_what_followed_is_found_where_the_next_item_follows_from_the_last(tmp_path: Path) -> None:
     config, store = tiny_store(tmp_path)
     popular, followed = measure(config, store, ["popularity", "cooccurrence"], [0], "tiny")
