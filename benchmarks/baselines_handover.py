@@ -42,12 +42,21 @@ def event_columns(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def transformer_settings(config: CFConfig) -> dict[str, Any]:
-    """Our SASRec's settings as RecTools names them. It has AdamW's betas .9 and .98 too, but no weight decay."""
+    """Our SASRec as RecTools names its settings; AdamW's betas are .9 and .98 there too, but without weight decay.
+
+    Two of them are not RecTools' defaults: as published, item embeddings are scaled by sqrt(width) before positions are
+    added; as in ours, padding is not attended to.
+    """
     if config.weight_decay:
         raise InvalidInputError(
             f"cf.weight_decay is {config.weight_decay}, which RecTools cannot do: set it to 0 to compare",
             "cf.weight_decay",
         )
+    return default_settings(config) | {"pos_encoding_kwargs": {"use_scale_factor": True}, "use_key_padding_mask": True}
+
+
+def default_settings(config: CFConfig) -> dict[str, Any]:
+    """Sizes, loss and learning rate of our SASRec; all else as RecTools has it."""
     return {
         "n_blocks": config.num_blocks,
         "n_heads": config.num_heads,

@@ -25,7 +25,7 @@ from rectools.models.nn.transformers.ligr import LiGRLayers
 from scipy import sparse
 
 from benchmarks.baselines_fitting import Fitted, Score, Task, best_of, fit_learner
-from benchmarks.baselines_handover import event_columns, training_sequences, transformer_settings
+from benchmarks.baselines_handover import default_settings, event_columns, training_sequences, transformer_settings
 from offline.dataset import Cases, Dataset
 
 NEIGHBOURS = (20, 100, 500)
@@ -74,14 +74,19 @@ class Transformer:
         self._model.torch_model.load_state_dict(snapshot)
 
 
-def fit_sasrec(task: Task) -> Fitted:
+def fit_sasrec_matched(task: Task) -> Fitted:
     """The library's SASRec under our settings and on our training pairs."""
-    return _fit(SASRecModel, {}, task)
+    return _fit(SASRecModel, transformer_settings(task.config.cf), task)
+
+
+def fit_sasrec(task: Task) -> Fitted:
+    """The same with the library's choices where it has any: embeddings not scaled, padding attended to."""
+    return _fit(SASRecModel, default_settings(task.config.cf), task)
 
 
 def fit_esasrec(task: Task) -> Fitted:
     """eSASRec: SASRec's objective, LiGR layers, softmax over sampled negatives."""
-    modern = {
+    modern = transformer_settings(task.config.cf) | {
         "transformer_layers_type": LiGRLayers,
         "loss": "sampled_softmax",
         "n_negatives": SAMPLED_NEGATIVES,
@@ -91,12 +96,12 @@ def fit_esasrec(task: Task) -> Fitted:
 
 def fit_ligr(task: Task) -> Fitted:
     """eSASRec's layers under our loss."""
-    return _fit(SASRecModel, {"transformer_layers_type": LiGRLayers}, task)
+    return _fit(SASRecModel, transformer_settings(task.config.cf) | {"transformer_layers_type": LiGRLayers}, task)
 
 
 def fit_bert4rec(task: Task) -> Fitted:
     """Masked events predicted from both sides, softmax."""
-    return _fit(BERT4RecModel, {"mask_prob": MASKED}, task)
+    return _fit(BERT4RecModel, transformer_settings(task.config.cf) | {"mask_prob": MASKED}, task)
 
 
 def fit_item_knn(task: Task) -> Fitted:
@@ -131,7 +136,7 @@ def _fit(kind: type[TransformerModelBase], settings: dict[str, Any], task: Task)
     np.random.seed(task.seed)  # what the library draws from
     torch.manual_seed(task.seed)
     config = task.config.cf
-    model = kind(**(transformer_settings(config) | settings), verbose=0)
+    model = kind(**settings, verbose=0)
     learner = Transformer(model, training_sequences(task.dataset, config), task.dataset.num_items)
     return fit_learner(
         learner,

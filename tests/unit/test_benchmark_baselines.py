@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.baselines import SYSTEMS, Library, closeness, known_only, mean
+from benchmarks.baselines import MATCHED, SYSTEMS, Library, closeness, known_only, mean
 from benchmarks.baselines_fitting import Cases, best_of, fit_learner, validation_cases
 from benchmarks.baselines_handover import event_columns, training_sequences, transformer_settings
 from benchmarks.baselines_own import cooccurrence
@@ -72,6 +72,8 @@ def test_the_library_gets_the_settings_of_our_sasrec() -> None:
         "n_negatives": 1,
         "lr": 1e-3,
         "batch_size": 32,
+        "pos_encoding_kwargs": {"use_scale_factor": True},
+        "use_key_padding_mask": True,
     }
 
 
@@ -158,7 +160,7 @@ def row(system: str, seed: int, ndcg: float) -> dict[str, Any]:
 
 
 def test_closeness_is_the_ratio_of_means_with_its_spread() -> None:
-    rows = [row("ours", 0, 0.08), row("sasrec", 0, 0.1), row("ours", 1, 0.1), row("sasrec", 1, 0.1)]
+    rows = [row("ours", 0, 0.08), row(MATCHED, 0, 0.1), row("ours", 1, 0.1), row(MATCHED, 1, 0.1)]
     check = closeness(rows)
     assert check.value == pytest.approx(0.9)
     assert "2 seeds, 0.800 to 1.000" in check.name
