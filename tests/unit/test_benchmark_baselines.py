@@ -16,9 +16,9 @@ from benchmarks.baselines_handover import event_columns, training_sequences, tra
 from benchmarks.baselines_own import cooccurrence
 from model.config import CFConfig, load_config
 from model.errors import InvalidInputError
+from model.sasrec import SASRec
 from offline.cf import training_windows
 from offline.dataset import Dataset
-from offline.sasrec import SASRec
 
 
 def dataset_of(*histories: list[int], num_items: int = 6, num_test: int = 1) -> Dataset:
