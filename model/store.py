@@ -4,6 +4,7 @@ store/
     raw/<name>/               what a generator or an operator put there
     datasets/<name>/          items.parquet, interactions.parquet, images/, report.{json,md}
     features/<config>/        image/, text/, cf/: row-aligned with the dataset's items
+    pooled/<hash>/            pooled parts, kept for trainings that share them; may be deleted
     features/cache/           one folder an encoder, keyed by content hash
     models/                   converted weights of the small models
     checkpoints/<id>/         what training made; the file <config>.latest names the one it made or found last
