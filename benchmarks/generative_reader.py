@@ -163,6 +163,14 @@ class Reader(nn.Module):
         array: np.ndarray = F.log_softmax(self.logits(state_BLD), dim=-1).cpu().numpy()
         return array
 
+    @torch.no_grad()
+    def count_words(self, num_events_N: np.ndarray) -> None:
+        """Begin with every learned word as likely as it is frequent in the training events."""
+        word = np.concatenate(self.words.spellings)
+        events = np.repeat(num_events_N, [len(words) for words in self.words.spellings])
+        counts_V = np.bincount(word, weights=events, minlength=len(self.bias_V))
+        self.bias_V.copy_(torch.from_numpy(np.log1p(counts_V)))
+
     @torch.inference_mode()
     def measure_states(self, windows: Sequence[np.ndarray]) -> None:
         """Fix the norm of the states for learned words; words of the frozen model are written by its own states."""
@@ -188,6 +196,7 @@ def train_reader(reader: Reader, dataset: Dataset, settings: TrainConfig, seed: 
     start = time.perf_counter()
     generator = np.random.default_rng(seed)
     if reader.words.learned:
+        reader.count_words(dataset.num_train_events)
         reader.measure_states(draw_windows(dataset, MEASURED_WINDOWS, reader.max_history + 1, generator))
     optimizer = torch.optim.AdamW(
         reader.learned(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True

@@ -170,6 +170,17 @@ def test_the_loss_is_the_mean_over_the_words_of_all_items_but_the_first(small: S
     assert float(reader.loss(windows).detach()) == pytest.approx(-total / num_words, rel=1e-4)
 
 
+def test_item_tokens_begin_with_popularity(small: SmallRun) -> None:
+    reader = reader_of(small, "item-tokens")
+    with torch.no_grad():
+        reader.output_VD.zero_()
+    popularity = np.arange(24)
+    reader.count_words(popularity)
+    (scores,) = generate(reader, build_trie(reader.words.spellings), [HISTORIES[0]], [HISTORIES[0]], width=24)
+    unseen = np.setdiff1d(np.arange(24), HISTORIES[0])
+    np.testing.assert_allclose(scores[unseen], np.log((1 + unseen) / (1 + popularity).sum()), rtol=1e-4)
+
+
 def test_a_low_rank_change_starts_at_none_and_is_learned(small: SmallRun) -> None:
     plain, adapted = reader_of(small, "titles"), reader_of(small, "titles", lora_rank=2)
     windows = [np.array([3, 7, 11])]
