@@ -151,9 +151,10 @@ class HeadsConfig(_Section):
     measured on training histories: states of different people are nearly parallel, and this removes what they share."""
     normalize_features: bool = False
     """Subtract the mean and divide by the spread of every feature dimension, both measured on the training catalog."""
-    missing_cf: Literal["rescale", "zero", "mean", "learned"] = "rescale"
-    """What an item that is too young for CF gets in its CF part: zero, the mean feature's, or a learned stand-in's.
-    `rescale`: zero, and its other parts are scaled by `missing_cf_scale`, so that they count for it too."""
+    missing_cf: Literal["rescale", "zero", "mean", "learned", "predicted"] = "rescale"
+    """What an item that is too young for CF gets in its CF part: zero, the mean feature's, a learned stand-in's, or
+    that of the feature `predicted` from its picture and text (ridge regression on the items that have one). `rescale`:
+    zero, and its other parts are scaled by `missing_cf_scale`, so that they count for it too."""
     missing_cf_scale: float = Field(default=2.0, gt=0)
     """Higher returns new items more often, at the expense of known ones."""
     signals: tuple[Signal, ...] = SIGNALS

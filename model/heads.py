@@ -109,6 +109,44 @@ def _state_norm(config: HeadsConfig, state_width: int) -> nn.Module:
     return Normaliser(state_width)
 
 
+class CFPredictor(nn.Module):
+    """The CF feature that an item's picture and text suggest: ridge regression, fitted once on a catalog."""
+
+    weight: Tensor
+    mean: Tensor
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(in_width, out_width))
+        self.register_buffer("mean", torch.zeros(out_width))
+
+    def fit(self, content_nC: Tensor, cf_nF: Tensor) -> None:
+        """`content_nC`: standardised, zero where missing. The penalty is what predicts a held-out fifth best."""
+        held_out = torch.arange(len(content_nC)) % 5 == 0
+        self.mean.copy_(cf_nF.mean(0))
+        target_nF = cf_nF - self.mean
+
+        def error(penalty: float) -> float:
+            weight = _ridge(content_nC[~held_out], target_nF[~held_out], penalty)
+            return float((content_nC[held_out] @ weight - target_nF[held_out]).square().mean())
+
+        self.weight.copy_(_ridge(content_nC, target_nF, min(PENALTIES, key=error)))
+
+    def forward(self, content_nC: Tensor) -> Tensor:
+        return content_nC @ self.weight + self.mean
+
+
+PENALTIES = (0.1, 1.0, 10.0, 100.0)
+"""Of the ridge regression, relative to the number of items."""
+
+
+def _ridge(x_nC: Tensor, y_nF: Tensor, penalty: float) -> Tensor:
+    """Weights [C, F] of the least squares with a penalty."""
+    gram_CC = x_nC.T @ x_nC + penalty * len(x_nC) * torch.eye(x_nC.shape[1], device=x_nC.device)
+    weight_CF: Tensor = torch.linalg.solve(gram_CC, x_nC.T @ y_nF)
+    return weight_CF
+
+
 class Projectors(nn.Module):
     """Maps states and features into the shared space in which a score is one inner product (Eq. 4, 6 and 8).
 
@@ -125,6 +163,8 @@ class Projectors(nn.Module):
         self.stand_ins = nn.ParameterDict({signal: nn.Parameter(torch.zeros(widths[signal])) for signal in SIGNALS})
         self.feature_norms = nn.ModuleDict({signal: Normaliser(widths[signal]) for signal in SIGNALS})
         self.state_norm = _state_norm(config, state_width)
+        if config.missing_cf == "predicted":
+            self.cf_predictor = CFPredictor(widths["image"] + widths["text"], widths["cf"])
 
     @property
     def device(self) -> torch.device:
@@ -143,6 +183,25 @@ class Projectors(nn.Module):
                 norm = self.feature_norms[signal]
                 assert isinstance(norm, Normaliser)  # noqa: S101 - narrows for the type checker
                 norm.measure(float_tensor(features.vectors[signal][sample]))
+        if self.config.missing_cf == "predicted":
+            self._fit_cf_predictor(features)
+
+    def _fit_cf_predictor(self, features: ItemFeatures) -> None:
+        known = np.flatnonzero(features.origin["cf"] != NOTHING)
+        vectors, missing = gather(features, known[:: max(1, len(known) // 50_000)], self.device)
+        self.cf_predictor.fit(self._content(vectors, missing), vectors["cf"])
+
+    def _content(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
+        """Picture and text [n, their widths], standardised, zero where missing."""
+        parts = [self.feature_norms[s](vectors[s]).masked_fill(missing[s][:, None], 0.0) for s in ("image", "text")]
+        return torch.cat(parts, dim=1)
+
+    def cf_features(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
+        """CF features [n, width]: their own, else zero, or under `predicted` what picture and text suggest."""
+        if self.config.missing_cf != "predicted":
+            return vectors["cf"].masked_fill(missing["cf"][:, None], 0.0)
+        predicted = self.cf_predictor(self._content(vectors, missing))
+        return torch.where(missing["cf"][:, None], predicted, vectors["cf"])
 
     def feature(self, signal: Signal, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
         """Normalised features [n, width], the learned stand-in where `missing_n` is True."""
@@ -162,6 +221,8 @@ class Projectors(nn.Module):
 
     def project_items(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
         """Item vectors [n, 3P]. A signal that takes no part in retrieval adds zeros."""
+        if self.config.missing_cf == "predicted":
+            vectors = {**vectors, "cf": self.cf_features(vectors, missing)}
         parts = [self._project_signal(signal, vectors[signal], missing[signal]) for signal in SIGNALS]
         return torch.cat(parts, dim=1) * self._missing_cf_scale(missing["cf"])[:, None]
 
@@ -177,6 +238,8 @@ class Projectors(nn.Module):
             norm = self.feature_norms["cf"]
             assert isinstance(norm, Normaliser)  # noqa: S101 - narrows for the type checker
             feature = self._normalised("cf", torch.where(missing_n[:, None], norm.mean, vector_nF))
+        elif signal == "cf" and self.config.missing_cf == "predicted":
+            feature = self._normalised("cf", vector_nF)
         else:
             feature = self.feature(signal, vector_nF, missing_n)
         projected: Tensor = self.item_projectors[signal](feature)

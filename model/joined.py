@@ -81,8 +81,7 @@ class Joined:
         if self.pooled and "pooled" in self.weights:
             blocks |= by_signal("pooled", self.pooled.project_items(vectors, missing).cpu().numpy())
         if self.sasrec and "sasrec" in self.weights:
-            known_n1 = (features.origin["cf"][rows] != NOTHING)[:, None]
-            blocks["sasrec", "cf"] = np.where(known_n1, features.vectors["cf"][rows], 0).astype(np.float32)
+            blocks["sasrec", "cf"] = self.heads.cf_features(vectors, missing).cpu().numpy()
         return blocks
 
     @torch.inference_mode()

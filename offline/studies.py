@@ -92,6 +92,7 @@ STUDIES = {
             Row("zero", ('heads.missing_cf="zero"',)),
             Row("mean", ('heads.missing_cf="mean"',)),
             Row("learned", ('heads.missing_cf="learned"',)),
+            Row("predicted from picture and text", ('heads.missing_cf="predicted"',)),
         ),
     ),
 }
