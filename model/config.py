@@ -239,6 +239,15 @@ class EvaluateConfig(_Section):
     """Random unseen items beside the target in the sampled protocol."""
 
 
+class AblateConfig(_Section):
+    """What a study takes away before anything is trained, to see what it was worth. Not for production."""
+
+    missing_images: float = Field(default=0.0, ge=0, le=1)
+    """Share of the items whose picture is ignored."""
+    hidden_items: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the items that training never sees: their training events are left out, as of items that are new."""
+
+
 class Config(_Section):
     """Everything a run depends on."""
 
@@ -256,6 +265,7 @@ class Config(_Section):
     heads: HeadsConfig = HeadsConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ablate: AblateConfig = AblateConfig()
 
 
 PRESETS = Path(__file__).resolve().parent.parent / "offline" / "configs"

@@ -9,6 +9,7 @@ from model.config import SIGNALS, Config, Signal
 from model.errors import ArtifactError
 from model.heads import ItemFeatures
 from model.store import Store
+from offline.ablation import without_images
 from offline.dataset import Dataset, items_fingerprint
 
 
@@ -18,7 +19,7 @@ def load_item_features(config: Config, store: Store, dataset: Dataset) -> tuple[
     Raises ArtifactError naming the folder when features are missing, damaged, or were made from other items or events.
     """
     items = items_fingerprint(dataset.folder)
-    made_from = {"image": ("items", items), "text": ("items", items), "cf": ("dataset", dataset.manifest_hash)}
+    made_from = {"image": ("items", items), "text": ("items", items), "cf": ("dataset", dataset.training_hash)}
     vectors: dict[Signal, np.ndarray] = {}
     origin: dict[Signal, np.ndarray] = {}
     encoders: dict[str, str] = {}
@@ -34,4 +35,5 @@ def load_item_features(config: Config, store: Store, dataset: Dataset) -> tuple[
         encoders[signal] = manifest["encoder"]
         vectors[signal] = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
         origin[signal] = np.load(folder / "origin.npy", allow_pickle=False)
-    return ItemFeatures(vectors, origin), encoders
+    features = ItemFeatures(vectors, origin)
+    return without_images(features, dataset.item_ids, config.ablate.missing_images), encoders

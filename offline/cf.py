@@ -30,7 +30,8 @@ from model.config import CFConfig, Config
 from model.errors import InvalidInputError
 from model.sasrec import SASRec, save_sasrec
 from model.store import Store
-from offline.dataset import Dataset, load_dataset
+from offline.ablation import open_dataset
+from offline.dataset import Dataset
 from offline.jobs import configured, job_parser, run_job
 from offline.metrics import ndcg_at, rank_of_target
 
@@ -78,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
 def make_cf(config: Config, store: Store) -> Path:
     """Train and write `features/<config>/cf`, unless it is up to date; returns the folder."""
     folder = store.features(config.name, "cf")
-    dataset = load_dataset(store.dataset(config.dataset))
-    inputs = {"dataset": dataset.manifest_hash, "cf": config.cf.model_dump(), "seed": config.seed}
+    dataset = open_dataset(config, store)
+    inputs = {"dataset": dataset.training_hash, "cf": config.cf.model_dump(), "seed": config.seed}
     if is_up_to_date(folder, inputs):
         print(f"cf: {folder} is up to date")
         return folder

@@ -70,6 +70,8 @@ class Dataset:
     """Per user: int32 item rows, oldest first; the last `num_test` are test targets, the one before validates."""
     manifest_hash: str
     num_test: int = 1
+    hidden: np.ndarray | None = None
+    """bool [N]: items whose events are no training events, as if they were new; None: no item."""
 
     @property
     def num_items(self) -> int:
@@ -81,11 +83,18 @@ class Dataset:
 
     def train_events(self, user: int) -> np.ndarray:
         """Item rows of one user without validation and test targets."""
-        return self.events[user][: -1 - self.num_test]
+        events = self.events[user][: -1 - self.num_test]
+        return events if self.hidden is None else events[~self.hidden[events]]
 
     def validation_target(self, user: int) -> int:
         """The item row that follows `train_events`."""
         return int(self.events[user][-1 - self.num_test])
+
+    @cached_property
+    def training_hash(self) -> str:
+        """Equal for equal items, events and hidden items: what CF is trained from."""
+        hidden = "" if self.hidden is None else fingerprint(self.hidden.tolist())[:16]
+        return self.manifest_hash + hidden
 
     def test_cases(self) -> Cases:
         """Every test event, with all that came before it, validation and earlier test events included."""

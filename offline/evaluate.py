@@ -33,8 +33,9 @@ from model.language_model import choose_device, load_language_model
 from model.prompt import PromptBuilder, build_segments
 from model.sasrec import load_sasrec
 from model.store import Store
+from offline.ablation import open_dataset
 from offline.aligned import load_item_features
-from offline.dataset import Cases, Dataset, dataset_hashes, load_dataset
+from offline.dataset import Cases, Dataset, dataset_hashes
 from offline.fusion import of_weights
 from offline.jobs import configured, job_parser, run_job
 from offline.metrics import popularity_scores
@@ -140,7 +141,7 @@ class Vectors:
 def load_test(checkpoint: Checkpoint, store: Store) -> Test:
     """The dataset and features that the checkpoint was trained on. Raises ArtifactError when they were made anew."""
     config = checkpoint.config
-    dataset = load_dataset(store.dataset(config.dataset))
+    dataset = open_dataset(config, store)
     features, encoders = load_item_features(config, store, dataset)
     for signal, found in encoders.items():
         if found != checkpoint.encoders[signal]:

@@ -54,8 +54,8 @@ def make_pooled(
 ) -> tuple[list[dict[str, float]], Projectors]:
     """Train the part, or take what was trained of the same before; returns its records and its projectors."""
     inputs = {
-        "dataset": dataset.manifest_hash,
-        "num_test": dataset.num_test,
+        "dataset": dataset.training_hash,
+        "ablate": config.ablate.model_dump(),
         "encoders": encoders,
         "heads": config.heads.model_dump(mode="json", exclude={"parts", "state_norm", "adaptor_width"}),
         "train": config.train.model_dump(mode="json", exclude=IRRELEVANT),

@@ -84,6 +84,22 @@ STUDIES = {
         "Tokens of context",
         tuple(Row(f"{num} tokens", (f"prompt.max_tokens={num}",)) for num in (1024, 256, 512, 2048, 4096)),
     ),
+    "missing-images": Study(
+        "Pictures that are missing (paper: .4570 to .4451, .5883 to .5805, with SigLIP's text tower in their place)",
+        tuple(
+            Row(f"{share:.0%} of the pictures missing", (f"ablate.missing_images={share}",))
+            for share in (0.0, 0.25, 0.5, 1.0)
+        ),
+    ),
+    "grown-catalog": Study(
+        "A catalog that grew after training: half of the items are new (paper, Phone: .370 against .463 retrained)",
+        (
+            Row("trained on all items"),
+            Row("half are new, rescaled by 2", ("ablate.hidden_items=0.5",)),
+            Row("half are new, zero", ("ablate.hidden_items=0.5", 'heads.missing_cf="zero"')),
+            Row("half are new, predicted", ("ablate.hidden_items=0.5", 'heads.missing_cf="predicted"')),
+        ),
+    ),
     "new-items": Study(
         "What an item without CF gets",
         (

@@ -24,6 +24,7 @@ from model.artifacts import building, write_json, write_manifest
 from model.config import Config, load_config
 from model.errors import InvalidInputError
 from model.store import Store
+from offline.ablation import open_dataset
 from offline.bootstrap import difference, gains
 from offline.cf import make_cf
 from offline.evaluate import evaluate
@@ -33,6 +34,7 @@ from offline.plots import plot_intervals
 from offline.studies import STUDIES, Row
 from offline.train import train
 
+HEAD = ["| | alone | difference | joined | difference | paper | minutes |", "|---|---|---|---|---|---|---|"]
 JOINED, ALONE = "ours", "language model alone"
 
 
@@ -56,6 +58,8 @@ class Result:
     alone: np.ndarray
     """The same by the language model's part alone."""
     users_C: np.ndarray
+    is_new_C: np.ndarray
+    """bool [C]: events whose item the row hides from training"""
     seconds: float
     """Wall time of what was not up to date, over all seeds."""
     dataset: str
@@ -91,9 +95,11 @@ def run_row(row: Row, base: str, overrides: Sequence[str], store: Store, num_see
         joined.append(gains(table[f"{JOINED} | full"].to_numpy()))
         has_parts = f"{ALONE} | full" in table.column_names
         alone.append(gains(table[f"{ALONE if has_parts else JOINED} | full"].to_numpy()))
-    users = np.unique(np.array(table["user_id"].to_pylist()), return_inverse=True)[1]
     seconds = time.perf_counter() - started
-    return Result(row, np.stack(joined), np.stack(alone), users, seconds, config.dataset)
+    dataset = open_dataset(config, store)
+    cases = dataset.test_cases()
+    is_new = np.zeros(len(cases), bool) if dataset.hidden is None else dataset.hidden[cases.targets]
+    return Result(row, np.stack(joined), np.stack(alone), cases.users, is_new, seconds, config.dataset)
 
 
 def configuration(row: Row, base: str, overrides: Sequence[str], seed: int) -> Config:
@@ -126,20 +132,25 @@ def report(name: str, base: str, results: Sequence[Result]) -> str:
         f"{num_seeds} seeds (± standard deviation); differences to the first row with their 95 % interval over people. "
         "*Alone*: by h([REC]) as in the paper; *joined*: with pooled features and SASRec.",
         "",
-        "| | alone | difference | joined | difference | paper | minutes |",
-        "|---|---|---|---|---|---|---|",
-        *(_line(result, first) for result in results),
+        *HEAD,
+        *(_line(result, first, np.ones(num_events, bool)) for result in results),
     ]
+    is_new = np.any([result.is_new_C for result in results], axis=0)
+    for label, members in (("items that some row hides", is_new), ("all other items", ~is_new)) if is_new.any() else ():
+        lines += ["", f"Test events of {label} ({int(members.sum())}):", "", *HEAD]
+        lines += [_line(result, first, members) for result in results]
     return "\n".join(lines) + "\n"
 
 
-def _line(result: Result, first: Result) -> str:
+def _line(result: Result, first: Result, members_C: np.ndarray) -> str:
     cells = [result.row.label]
     for gain, reference in ((result.alone, first.alone), (result.joined, first.joined)):
+        gain, reference = gain[:, members_C], reference[:, members_C]
         by_seed = gain.mean(1)
         spread = f" ± {by_seed.std(ddof=1):.4f}" if len(by_seed) > 1 else ""
         cells.append(f"{by_seed.mean():.4f}{spread}")
-        apart = "" if result is first else str(difference(gain.mean(0), reference.mean(0), result.users_C))
+        users = result.users_C[members_C]
+        apart = "" if result is first else str(difference(gain.mean(0), reference.mean(0), users))
         cells.append(apart)
     return f"| {' | '.join([*cells, result.row.paper, f'{result.seconds / 60:.1f}'])} |"
 

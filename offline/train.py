@@ -32,8 +32,9 @@ from model.language_model import LanguageModel, choose_device, load_language_mod
 from model.prompt import PromptBuilder, build_segments
 from model.sasrec import load_sasrec
 from model.store import Store
+from offline.ablation import open_dataset
 from offline.aligned import load_item_features
-from offline.dataset import Dataset, dataset_hashes, load_dataset
+from offline.dataset import Dataset, dataset_hashes
 from offline.encoders.source import identify
 from offline.fit import CachedStates, Examples, fit_projectors, validation_ndcg
 from offline.fusion import PARTS_BESIDE, validation_choices
@@ -135,7 +136,7 @@ class Run:
 
 def load_run(config: Config, store: Store) -> Run:
     """Load dataset, features and language model, and make fresh heads. Raises ArtifactError when they do not fit."""
-    dataset = load_dataset(store.dataset(config.dataset))
+    dataset = open_dataset(config, store)
     features, encoders = load_item_features(config, store, dataset)
     language_model = load_language_model(config.language_model, store.models, choose_device())
     set_seed(config.seed)

@@ -65,7 +65,7 @@ def state_windows(dataset: Dataset, max_history: int, max_windows: int | None, s
     earlier: list[Window] = []
     for user in range(len(dataset.users)):
         events = dataset.train_events(user)
-        follow = dataset.events[user][1 : len(events) + 1]
+        follow = np.append(events, dataset.validation_target(user))[1:]
         for end in range(len(events), 0, -max_history):
             part = slice(max(0, end - max_history), end)
             window = Window(user, events[part], follow[part], validates=end == len(events))

@@ -12,6 +12,8 @@ from worlds import World
 
 from model.errors import InvalidInputError
 from offline import study as studies
+from offline.ablation import drawn, open_dataset, without_images
+from offline.aligned import load_item_features
 from offline.bootstrap import gains
 from offline.studies import STUDIES, Row
 from offline.study import configuration, report, run_row
@@ -56,6 +58,40 @@ def test_a_study_trains_its_rows_and_tells_them_apart(tiny_world: World, tmp_pat
     again = run_row(rows[0], "demo", base, world.store, 1)
     assert np.array_equal(again.joined, results[0].joined)
     assert again.seconds < results[0].seconds / 2  # nothing is made again
+
+
+def test_hidden_items_are_new_to_training_and_told_apart_in_the_report(tiny_world: World, tmp_path: Path) -> None:
+    world = tiny_world.copy(tmp_path)
+    rows = [Row("all"), Row("half", ("ablate.hidden_items=0.5", 'heads.missing_cf="predicted"'))]
+    results = [run_row(row, "demo", overrides_of(world), world.store, 1) for row in rows]
+    whole, grown = (open_dataset(configuration(row, "demo", overrides_of(world), 0), world.store) for row in rows)
+    assert grown.hidden is not None
+    assert 0.2 < grown.hidden.mean() < 0.8
+    assert not grown.num_train_events[grown.hidden].any()
+    assert np.array_equal(grown.num_train_events[~grown.hidden], whole.num_train_events[~grown.hidden])
+    assert np.array_equal(grown.test_cases().targets, whole.test_cases().targets)
+    assert np.array_equal(results[1].is_new_C, grown.hidden[grown.test_cases().targets])
+    assert f"Test events of items that some row hides ({results[1].is_new_C.sum()})" in report(
+        "grown-catalog", "demo", results
+    )
+
+
+def test_pictures_that_are_taken_away_are_missing(tiny_world: World) -> None:
+    features, _ = load_item_features(tiny_world.config, tiny_world.store, tiny_world.dataset)
+    half = without_images(features, tiny_world.dataset.item_ids, 0.6)
+    gone = drawn(tiny_world.dataset.item_ids, 0.6, "pictures")
+    assert 0 < gone.sum() < len(gone)
+    assert not half.origin["image"][gone].any()
+    assert not half.vectors["image"][gone].any()
+    assert np.array_equal(half.vectors["image"][~gone], features.vectors["image"][~gone])
+    assert half.vectors["text"] is features.vectors["text"]
+
+
+def test_a_larger_share_takes_away_what_a_smaller_one_does_and_more() -> None:
+    ids = [f"item {number}" for number in range(2000)]
+    assert drawn(ids, 0.3, "pictures").mean() == pytest.approx(0.3, abs=0.03)
+    assert not (drawn(ids, 0.3, "pictures") & ~drawn(ids, 0.6, "pictures")).any()
+    assert drawn(ids, 1.0, "pictures").all()
 
 
 def test_a_study_of_no_seed_is_refused(tiny_world: World) -> None:
