@@ -10,9 +10,9 @@ catalogs/
         tokens.npy offsets.npy  segments, tokenised: int32 [T], int64 [N+1]
         <signal>.npy            features, float32 [N, width]
         <signal>_origin.npy     uint8 [N]: NOTHING, OWN, ALIGNED_TEXT (model/heads.py)
-        item_vectors.npy        float32 [N, 3P]
+        item_vectors.npy        float32 [N, Q] (model/joined.py)
         index.faiss             of large catalogs: the index, as FAISS's own file (model/index_build.py)
-        index_lists.npy         with it where it has lists: their centres and spread, float32 [L, 3P + 1]
+        index_lists.npy         with it where it has lists: their centres and spread, float32 [L, Q + 1]
         popularity.npy          int64 [N]: training events, 0 for items younger than the checkpoint
         popular.npy             int64 [N]: rows by falling popularity, ties by row
         manifest.json           hashes, counts, dims, encoders, checkpoint, checks; written last
@@ -91,7 +91,7 @@ class Catalog:
     segments: Segments
     features: ItemFeatures
     item_vectors: npt.NDArray[np.float32]
-    """[N, 3P]"""
+    """[N, Q]"""
     index: Index
     popularity: npt.NDArray[np.int64]
     """Training events of every item."""

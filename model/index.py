@@ -192,7 +192,7 @@ def build_index(vectors_NQ: Floats, device: str = "cpu") -> Index:
     Raises ArtifactError when there is none, or when one is not finite (its row is named).
     """
     if vectors_NQ.ndim != 2 or not vectors_NQ.size:
-        raise ArtifactError(f"item vectors have shape {vectors_NQ.shape}; an index needs at least one item, [N, 3P]")
+        raise ArtifactError(f"item vectors have shape {vectors_NQ.shape}; an index needs at least one item, [N, Q]")
     vectors_NQ = np.ascontiguousarray(vectors_NQ, np.float32)
     return Index(vectors_NQ, Exact(vectors_NQ, device))
 

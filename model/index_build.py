@@ -4,7 +4,7 @@ Vectors are read in blocks, so that a catalog need not fit in memory; the codes 
 maximum inner product as search for the nearest neighbour: with one more number, sqrt(r^2 - |x|^2), all vectors x have
 length r, and |q - x|^2 falls as q.x rises. Knows nothing of items, signals, or who asks.
 
-N items, Q = 3P width of a vector, L lists, S items sampled for training, U users
+N items, Q width of a vector, L lists, S items sampled for training, U users
 """
 
 from __future__ import annotations

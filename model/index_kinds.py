@@ -9,7 +9,7 @@
 All but `exact` are approximate; how much they find is measured when they are built (model/index_build.py). A kind is
 written as files of its own beside the item vectors. Knows nothing of items, signals, or what the vectors mean.
 
-B users, N items, Q = 3P width of a vector, F results found, L lists, M lists scanned
+B users, N items, Q width of a vector, F results found, L lists, M lists scanned
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Contents:
     segments: Segments
     features: ItemFeatures
     item_vectors: npt.NDArray[np.float32]
-    """[N, 3P]"""
+    """[N, Q]"""
     popularity: npt.NDArray[np.int64]
 
 

@@ -37,7 +37,30 @@ def _signals(*names: str) -> str:
 
 _NO_RISA = "train.risa_weight=0"
 
+_PAPER_RECIPE = (
+    'heads.parts=["language_model"]',
+    _fields("title", "image"),
+    'heads.state_norm="none"',
+    "heads.normalize_features=false",
+    "heads.dropout=0",
+    'heads.missing_cf="zero"',
+    'train.loss="bce"',
+    'train.tails="last"',
+    "train.risa_weight=1",
+    "train.learning_rate=1e-3",
+    "train.batch_size=32",
+    "train.steps=200",
+    "train.warmup_steps=20",
+    "train.validate_every=40",
+    "train.head_epochs=0",
+)
+"""h([REC]) alone, trained as published for as long as fits: 6,400 windows."""
+
 STUDIES = {
+    "recipe": Study(
+        "The default recipe beside the paper's, on the same small models",
+        (Row("default recipe"), Row("the paper's recipe", _PAPER_RECIPE)),
+    ),
     "representations": Study(
         "What the prompt shows of an item (paper, Table 1 and Appendix C)",
         (
