@@ -106,12 +106,13 @@ class CFConfig(_Section):
 class PromptConfig(_Section):
     """What the language model is shown."""
 
-    fields: tuple[Literal["title", "brand", "category", "description", "summary", "image", "cf"], ...] = (
+    fields: tuple[Literal["title", "brand", "category", "description", "summary", "image", "cf", "item"], ...] = (
         "title",
         "image",
     )
-    """What a segment shows of its item, in this order. `image` and `cf` are one token each; `summary` is the most
-    central sentences of the description."""
+    """What a segment shows of its item, in this order. `image` and `cf` are one token each, `item` is one token of
+    picture, CF and text together (after Speeder, arXiv 2511.05885); `summary` is the most central sentences of the
+    description."""
     max_history: int = Field(default=10, ge=1, le=200)
     """Newest items used; older ones are dropped whole."""
     history_stride: int = Field(default=1, ge=1, le=100)
@@ -186,6 +187,9 @@ class TrainConfig(_Section):
     """Factor of the RISA loss (paper: 1)."""
     reri_weight: float = Field(default=1.0, ge=0)
     """Factor of the RERI loss (paper: 1)."""
+    progressive: bool = False
+    """`item` tokens learn one signal after the other: text, then the picture too, then CF, each for a third of the
+    steps (after Speeder)."""
     two_stage: bool = False
     """Paper, Table 7: first the adaptor by RISA alone, then the projectors on cached h([REC])."""
     steps: int = Field(default=2000, ge=0)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.heads import NOTHING, Heads, ItemFeatures, float_tensor
+from model.heads import Heads, ItemFeatures, float_tensor, gather
 from model.language_model import LanguageModel
-from model.prompt import CF, REC, VISUAL, Prompt, PromptBatch, PromptBuilder, Segments, pad
+from model.prompt import CF, ITEM, REC, VISUAL, Prompt, PromptBatch, PromptBuilder, Segments, pad
 
 BATCH_TOKENS = defaultdict(lambda: 65_536, cpu=2048)
 """Tokens of one forward pass by device. On two cores 2,048 took 6.4 s where 8,192 took 7.5 and 512 took 6.7."""
@@ -45,17 +45,17 @@ class UserEncoder:
         return self.embed_tokens(batch.token_BT, batch.item_BT)
 
     def embed_tokens(self, token_BT: Tensor, item_BT: Tensor) -> Tensor:
-        """The same of token ids and the rows of the items that [VISUAL] and [CF] tokens show."""
+        """The same of token ids and the rows of the items that placeholders show."""
         embed_BTD = self.language_model.embed(token_BT)
-        for placeholder, signal, adapt in (
-            (VISUAL, "image", self.heads.image_tokens),
-            (CF, "cf", self.heads.cf_tokens),
+        for placeholder, adapt in (
+            (VISUAL, self.heads.image_tokens),
+            (CF, self.heads.cf_tokens),
+            (ITEM, self.heads.item_tokens),
         ):
             mask = token_BT == placeholder
             if mask.any():
                 rows, place = torch.unique(item_BT[mask], return_inverse=True)
-                vectors, missing = self._feature(signal, rows.cpu().numpy())
-                token_nD = adapt(vectors, missing).to(embed_BTD.dtype)
+                token_nD = adapt(*gather(self.features, rows.cpu().numpy(), embed_BTD.device)).to(embed_BTD.dtype)
                 embed_BTD = embed_BTD.masked_scatter(mask[..., None], token_nD[place])
         rec_mask = (token_BT == REC)[..., None]
         return torch.where(rec_mask, self.heads.rec.to(embed_BTD.dtype), embed_BTD)
@@ -96,12 +96,6 @@ class UserEncoder:
         ]
         state_BD = float_tensor(self.encode_states(prompts, progress=progress)).to(self.language_model.device)
         return self.heads.project_users(state_BD).cpu().numpy()
-
-    def _feature(self, signal: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        device = self.language_model.device
-        vectors = float_tensor(self.features.vectors[signal][rows])  # type: ignore[index]
-        missing = torch.from_numpy(self.features.origin[signal][rows] == NOTHING)  # type: ignore[index]
-        return vectors.to(device), missing.to(device)
 
 
 def length_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:

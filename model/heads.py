@@ -270,15 +270,34 @@ class Heads(Projectors):
         self.adaptor = Adaptor(widths["image"], config.adaptor_width, state_width, embedding_rms)
         self.cf_adaptor = Adaptor(widths["cf"], config.adaptor_width, state_width, embedding_rms)
         self.rec = nn.Parameter(torch.randn(state_width) * embedding_rms)
+        self.text_adaptor = Adaptor(widths["text"], config.adaptor_width, state_width, embedding_rms)
+        self.gate = nn.Linear(sum(widths.values()), len(SIGNALS))
+        self.shown: tuple[Signal, ...] = SIGNALS
+        """Signals that `item` tokens are made of; training may begin with fewer."""
 
-    def image_tokens(self, vector_nV: Tensor, missing_n: Tensor) -> Tensor:
+    def image_tokens(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
         """One token [n, D] an item (Eq. 1)."""
-        token: Tensor = self.adaptor(self.feature("image", vector_nV, missing_n))
-        return token
+        return self._token("image", vectors, missing)
 
-    def cf_tokens(self, vector_nF: Tensor, missing_n: Tensor) -> Tensor:
+    def cf_tokens(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
         """The CF feature as one token [n, D] an item."""
-        token: Tensor = self.cf_adaptor(self.feature("cf", vector_nF, missing_n))
+        return self._token("cf", vectors, missing)
+
+    def item_tokens(self, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
+        """All signals as one token [n, D] an item: a mixture of the adaptors' (after Speeder's modality experts).
+
+        The gate sees every feature; a missing signal takes no share, and an item without any is the zero token.
+        """
+        tokens_SnD = torch.stack([self._token(signal, vectors, missing) for signal in SIGNALS])
+        features_nW = torch.cat([self.feature(s, vectors[s], missing[s]) for s in SIGNALS], dim=1)
+        absent_nS = torch.stack([missing[s] | (s not in self.shown) for s in SIGNALS], dim=1)
+        lowest = torch.finfo(features_nW.dtype).min  # not -inf, whose gradient is no number where nothing is left
+        share_nS = self.gate(features_nW).masked_fill(absent_nS, lowest).softmax(dim=1) * ~absent_nS
+        return torch.einsum("ns,snd->nd", share_nS, tokens_SnD)
+
+    def _token(self, signal: Signal, vectors: Mapping[Signal, Tensor], missing: Mapping[Signal, Tensor]) -> Tensor:
+        adaptors = {"image": self.adaptor, "cf": self.cf_adaptor, "text": self.text_adaptor}
+        token: Tensor = adaptors[signal](self.feature(signal, vectors[signal], missing[signal]))
         return token
 
 

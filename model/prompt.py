@@ -1,9 +1,9 @@
 """The prompt: `static prefix | segment_1 ... segment_L | tail`, as token ids with placeholders.
 
-[VISUAL], [CF] and [REC] are not words: they are the negative ids below, replaced by vectors when a prompt is embedded.
-A tail is what follows the history: the instruction ending in [REC] (RERI), or a question and its answer (RISA, see
-offline/risa.py). Several tails may follow one history in one pass; each sees the prefix, the segments up to its own
-branch point, and itself.
+[VISUAL], [CF], [ITEM] and [REC] are not words: they are the negative ids below, replaced by vectors when a prompt is
+embedded. A tail is what follows the history: the instruction ending in [REC] (RERI), or a question and its answer
+(RISA, see offline/risa.py). Several tails may follow one history in one pass; each sees the prefix, the segments up to
+its own branch point, and itself.
 
 # T tokens of a prompt or batch, L items of a history, N catalog items, B prompts
 """
@@ -23,14 +23,16 @@ from model.config import PromptConfig
 from model.errors import InvalidInputError
 from model.summaries import summarise
 
-VISUAL, CF, REC = -1, -2, -3
+VISUAL, CF, REC, ITEM = -1, -2, -3, -4
 TRUNK = -1
 """Branch number of the prefix and the segments."""
 
 PREFIX = "A shopper chose, from the oldest to the newest:\n"
 INSTRUCTION = "The next choice:"
 LABELS = {"title": "Title:", "brand": "Brand:", "category": "Category:", "description": "About:", "summary": "About:"}
-PLACEHOLDERS = {"image": ("Picture:", VISUAL), "cf": ("Shoppers:", CF)}
+PLACEHOLDERS = {"image": ("Picture:", VISUAL), "cf": ("Shoppers:", CF), "item": ("Item:", ITEM)}
+OF_ITEMS = (VISUAL, CF, ITEM)
+"""Placeholders that show an item."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Prompt:
     token: np.ndarray
     """Token ids; negative: a placeholder."""
     item: np.ndarray
-    """Row of the item that a [VISUAL] or [CF] placeholder shows; -1 elsewhere."""
+    """Row of the item that a placeholder of OF_ITEMS shows; -1 elsewhere."""
     position: np.ndarray
     """Position as the language model counts it; a tail continues where it branches off."""
     branch: np.ndarray
@@ -170,7 +172,7 @@ class PromptBuilder:
         item = np.full(len(token), -1, np.int64)
         owner = np.repeat(np.asarray(history, np.int64), [len(part) for part in parts])
         in_segments = slice(len(self.prefix), num_trunk)
-        item[in_segments] = np.where((token[in_segments] == VISUAL) | (token[in_segments] == CF), owner, -1)
+        item[in_segments] = np.where(np.isin(token[in_segments], OF_ITEMS), owner, -1)
         trunk = np.arange(num_trunk)
         position, branch, limit = [trunk], [np.full(num_trunk, TRUNK)], [trunk + 1]
         answer = [np.zeros(num_trunk, bool)]

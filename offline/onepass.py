@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.artifacts import replace_file
-from model.config import Config, TrainConfig
+from model.config import SIGNALS, Config, Signal, TrainConfig
 from model.encoder import UserEncoder, length_batches
 from model.prompt import Prompt, PromptBatch, Tail, pad
 from offline.dataset import Dataset
@@ -150,6 +150,7 @@ def train_steps(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, train)
         module.train()
+        one_pass.heads.shown = shown_signals(step, train)
         losses = module(one_pass.batch(sampler.draw(train.batch_size, generator), generator))
         optimizer.zero_grad()
         accelerator.backward(losses["loss"])
@@ -164,9 +165,18 @@ def train_steps(
             progress.note_validation(validate())
         if progress.step % train.save_every == 0 or progress.step == train.steps:
             progress.save()
+    one_pass.heads.shown = SIGNALS
     progress.restore_best()
     one_pass.heads.eval()
     return progress.records
+
+
+def shown_signals(step: int, config: TrainConfig) -> tuple[Signal, ...]:
+    """Signals that `item` tokens are made of at a step: all, or in turn text, picture and CF."""
+    if not config.progressive:
+        return SIGNALS
+    order: tuple[Signal, ...] = ("text", "image", "cf")
+    return order[: 1 + len(order) * step // config.steps]
 
 
 class Progress:

@@ -35,6 +35,7 @@ IRRELEVANT = {
     "risa_weight",
     "reri_weight",
     "two_stage",
+    "progressive",
     "tails",
     "max_answer_tokens",
     "validate_every",

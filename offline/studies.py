@@ -77,6 +77,8 @@ STUDIES = {
                 ".4554 / .5902",
             ),
             Row("image token without title", (_fields("image"),)),
+            Row("one token of all signals (Speeder)", (_fields("item"),)),
+            Row("the same, signals learned in turn", (_fields("item"), "train.progressive=true")),
         ),
     ),
     "ablation": Study(

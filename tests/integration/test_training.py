@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_runs import SmallRun
 
+from model.heads import gather
 from model.prompt import INSTRUCTION, PREFIX, REC, VISUAL, Tail, pad
 from offline.metrics import rank_of_target
 from offline.onepass import train_steps
@@ -41,9 +42,7 @@ def plain_embeddings(small, history, tail_tokens):
     out = []
     for token, row in zip(tokens, rows, strict=True):
         if token == VISUAL:
-            vector = torch.from_numpy(small.features.vectors["image"][row])[None]
-            missing = torch.tensor([small.features.origin["image"][row] == 0])
-            out.append(heads.image_tokens(vector, missing)[0])
+            out.append(heads.image_tokens(*gather(small.features, np.array([row]), torch.device("cpu")))[0])
         elif token == REC:
             out.append(heads.rec)
         else:

@@ -146,7 +146,7 @@ async def test_the_same_question_is_computed_once() -> None:
 
 async def test_a_crowd_is_woken_a_few_at_a_time_so_that_others_have_their_turn() -> None:
     doubler = Doubler()
-    async with batching(doubler) as batcher, asyncio.timeout(5):
+    async with batching(doubler, max_requests=100) as batcher, asyncio.timeout(5):
         await hold_the_device(doubler, batcher)
         crowd = await in_line(batcher, *[1] * 10, *range(1, 11))
         doubler.may_run.set()
