@@ -18,7 +18,7 @@ from model.checkpoint import load_checkpoint
 from model.config import Config, load_config
 from model.store import Store
 from offline.cf import make_cf
-from offline.evaluate import blocks_of, evaluate, load_test
+from offline.evaluate import all_parts, blocks_of, encode_users, evaluate, load_test
 from offline.features import write_features
 from offline.jobs import run_job
 from offline.metrics import ndcg_at
@@ -76,7 +76,8 @@ def rounding_cost(config: Config, store: Store) -> float:
         language_model = trained.config.language_model.model_copy(update={"dtype": dtype})
         checkpoint = replace(trained, config=trained.config.model_copy(update={"language_model": language_model}))
         test = load_test(checkpoint, store)
-        vectors = blocks_of(checkpoint, test, store).vectors(checkpoint.joined.weights)
+        language_model = encode_users(checkpoint, test, test.cases.histories, store)
+        vectors = blocks_of(all_parts(checkpoint, test), language_model, test).vectors(checkpoint.joined.weights)
         scores.append(ndcg_at(vectors.full_ranks(test.cases.targets, test.cases.histories), 10))
     print(f"NDCG@10 in bfloat16 {scores[0]:.4f}, in float32 {scores[1]:.4f}")
     return float(np.abs(scores[0] - scores[1]))

@@ -18,7 +18,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -30,7 +29,7 @@ from model.artifacts import MANIFEST, read_manifest, replace_file
 from model.config import Config, Signal, parse_config
 from model.errors import ArtifactError, InvalidInputError
 from model.heads import Heads, Projectors
-from model.joined import Joined, Weights, equal_weights
+from model.joined import Joined, Weights
 from model.pooled import pooled_projectors
 from model.sasrec import load_sasrec
 from model.store import Store
@@ -69,7 +68,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         config = parse_config(json.loads((folder / "config.json").read_text()), Config)
         heads = Heads(config.heads, manifest["state_width"], manifest["widths"], embedding_rms=1.0)
-        weights = read_weights(folder, config)["joined"]
+        weights = read_weights(folder)["joined"]
         canaries = read_canaries(folder)
     except OSError as error:
         raise ArtifactError(f"{error.filename} is missing; train again") from None
@@ -103,10 +102,8 @@ def load_pooled(folder: Path, config: Config, widths: Mapping[Signal, int]) -> P
     return projectors.eval().requires_grad_(False)
 
 
-def read_weights(folder: Path, config: Config) -> dict[str, Weights]:
-    """Weights by part and signal: `joined` of what is served, `without language model` of the other parts."""
-    if len(config.heads.parts) == 1:
-        return {"joined": equal_weights(config.heads.parts)}
+def read_weights(folder: Path) -> dict[str, Weights]:
+    """Weights by part and signal: `joined` of what is served, `without language model` of the other parts, if any."""
     weights: dict[str, Weights] = json.loads((folder / WEIGHTS_FILE).read_text())
     return weights
 
@@ -116,16 +113,14 @@ def read_canaries(folder: Path) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(history) for history in json.loads((folder / "canaries.json").read_text()))
 
 
-def load_weights(module: nn.Module, path: Path) -> dict[str, Any]:
+def load_weights(module: nn.Module, path: Path) -> None:
     """Load safetensors into a module of exactly the same shape."""
     try:
-        weights = load_file(path)
-        module.load_state_dict(weights)
+        module.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; train again") from None
     except (SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{path} does not fit its configuration: {error}") from error
-    return weights
 
 
 def point_to_checkpoint(store: Store, config_name: str, checkpoint_id: str) -> None:

@@ -249,7 +249,8 @@ class AblateConfig(_Section):
     missing_images: float = Field(default=0.0, ge=0, le=1)
     """Share of the items whose picture is ignored."""
     hidden_items: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the items that training never sees: their training events are left out, as of items that are new."""
+    """Share of the items that training never sees, as if they were new: their training events are left out, and nobody
+    validates by one of them."""
 
 
 class Config(_Section):

@@ -42,7 +42,7 @@ class ByteDropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self._threshold = round(256 * rate)
+        self._threshold = min(255, round(256 * rate))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self._threshold:

@@ -42,6 +42,11 @@ class Joined:
     """Its parts are those that take part."""
 
     @property
+    def _counts_cf(self) -> np.float32:
+        """0 where CF takes no part in retrieval (`heads.signals`)."""
+        return np.float32("cf" in self.heads.config.signals)
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Width of every signal's share of a joined vector, in the order of SIGNALS."""
         own = {
@@ -62,7 +67,7 @@ class Joined:
         vectors = np.empty((len(features), sum(self.widths)), np.float32)
         for start in range(0, len(features), ROWS_AT_ONCE):
             rows = np.arange(start, min(start + ROWS_AT_ONCE, len(features)))
-            vectors[rows] = join(self.item_blocks(features, rows), self.weights)
+            vectors[rows] = join(self._item_blocks(features, rows), self.weights)
         return vectors
 
     def user_vectors(
@@ -71,9 +76,14 @@ class Joined:
         """float32 [B, Q]. `language_model_B3P` is that part's share; `histories` are rows of `features`, uncut."""
         return join(self.user_blocks(language_model_B3P, histories, features), None)
 
-    @torch.inference_mode()
     def item_blocks(self, features: ItemFeatures, rows: np.ndarray) -> Blocks:
         """Shares of some items' vectors, unweighted."""
+        starts = range(0, len(rows), ROWS_AT_ONCE)
+        found = [self._item_blocks(features, rows[start : start + ROWS_AT_ONCE]) for start in starts]
+        return {key: np.concatenate([blocks[key] for blocks in found]) for key in found[0]}
+
+    @torch.inference_mode()
+    def _item_blocks(self, features: ItemFeatures, rows: np.ndarray) -> Blocks:
         vectors, missing = gather(features, rows, self.heads.device)
         blocks: Blocks = {}
         if "language_model" in self.weights:
@@ -81,7 +91,7 @@ class Joined:
         if self.pooled and "pooled" in self.weights:
             blocks |= by_signal("pooled", self.pooled.project_items(vectors, missing).cpu().numpy())
         if self.sasrec and "sasrec" in self.weights:
-            blocks["sasrec", "cf"] = self.heads.cf_features(vectors, missing).cpu().numpy()
+            blocks["sasrec", "cf"] = self.heads.cf_features(vectors, missing).cpu().numpy() * self._counts_cf
         return blocks
 
     @torch.inference_mode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from model.artifacts import read_manifest
@@ -11,6 +13,11 @@ from model.heads import ItemFeatures
 from model.store import Store
 from offline.ablation import without_images
 from offline.dataset import Dataset, items_fingerprint
+
+
+def feature_inputs(config: Config, store: Store) -> dict[Signal, Any]:
+    """What the features of a configuration were made from, by signal."""
+    return {s: read_manifest(store.features(config.name, s), verify=False)["inputs"] for s in SIGNALS}
 
 
 def load_item_features(config: Config, store: Store, dataset: Dataset) -> tuple[ItemFeatures, dict[str, str]]:

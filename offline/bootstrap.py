@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NUM_RESAMPLES = 10_000
+NUM_RESAMPLES, RESAMPLES_AT_ONCE = 10_000, 100
 CUTOFF = 10
 
 
@@ -43,8 +43,8 @@ def difference(gain_C: np.ndarray, other_C: np.ndarray, users_C: np.ndarray, see
     counts_U = np.bincount(place_C, minlength=len(user_U))
     generator = np.random.default_rng([seed, 19])
     means = []
-    for _ in range(10):
-        drawn_RU = generator.multinomial(len(user_U), np.full(len(user_U), 1 / len(user_U)), NUM_RESAMPLES // 10)
+    for _ in range(NUM_RESAMPLES // RESAMPLES_AT_ONCE):
+        drawn_RU = generator.multinomial(len(user_U), np.full(len(user_U), 1 / len(user_U)), RESAMPLES_AT_ONCE)
         means.append((drawn_RU @ sums_U) / (drawn_RU @ counts_U))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Interval(float((gain_C - other_C).mean()), float(low), float(high))

@@ -67,8 +67,9 @@ def check_numbers(contents: Contents) -> list[str]:
     for name, vector_NW in _vectors(contents).items():
         not_finite = np.logical_not(np.isfinite(vector_NW).all(axis=1))
         zero = np.logical_not(vector_NW.any(axis=1))
-        if name != "item":
-            zero &= contents.features.origin[name] != NOTHING  # type: ignore[index]
+        # Of an item that lacks a signal the others may have weight zero: its vector says nothing, and is right.
+        named = SIGNALS if name == "item" else (name,)
+        zero &= np.all([contents.features.origin[signal] != NOTHING for signal in named], axis=0)  # type: ignore[index]
         problems += _named(f"{name} vectors with NaN or infinity", not_finite, contents)
         problems += _named(f"{name} vectors of zeros", zero, contents)
     return problems

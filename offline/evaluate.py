@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from model.artifacts import is_up_to_date, read_manifest
+from model.artifacts import fingerprint, is_up_to_date, read_manifest
 from model.bounded_cache import CacheSizes
 from model.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, load_pooled, read_weights
 from model.config import PARTS, Config, Signal
@@ -45,7 +45,7 @@ VERSION = 3
 DEPTH = 10
 """Ranks beyond the deepest cut-off all count alike."""
 SCORED_USERS = 1024
-"""Users whose candidates' vectors are in memory at once: 640 MB of them at P 512."""
+"""Users whose candidates' vectors are in memory at once: 1.3 GB of them at P 512."""
 NUM_USERS_AT_ONCE = 256
 """Between two steps of the progress bar."""
 
@@ -67,7 +67,7 @@ def evaluate(config: Config, store: Store, checkpoint_folder: Path | None = None
     checkpoint = load_checkpoint(checkpoint_folder)
     manifest = read_manifest(checkpoint_folder, verify=False)
     inputs = {
-        "checkpoint": manifest["files"]["heads.safetensors"]["sha256"],
+        "checkpoint": fingerprint(manifest["files"]),
         "dataset": dataset_hashes(store.dataset(checkpoint.config.dataset)),
         "evaluate": config.evaluate.model_dump(),
         "seed": config.seed,
@@ -158,10 +158,11 @@ def systems(checkpoint: Checkpoint, test: Test, store: Store) -> Iterator[tuple[
     dataset, config = test.dataset, checkpoint.config
     yield "popularity", Scores(np.broadcast_to(popularity_scores(dataset), (len(test.cases), dataset.num_items)))
     yield "SASRec", Scores(load_sasrec(checkpoint.folder / "sasrec").score(test.cases.histories))
-    blocks = blocks_of(checkpoint, test, store)
+    language_model = encode_users(checkpoint, test, test.cases.histories, store)
+    blocks = blocks_of(all_parts(checkpoint, test), language_model, test)
     yield "control (no language model)", blocks.vectors(equal_weights(["pooled"]))
-    weights = read_weights(checkpoint.folder, config)
-    if len(config.heads.parts) > 1:
+    weights = read_weights(checkpoint.folder)
+    if "without language model" in weights:
         yield "ours without language model", blocks.vectors(weights["without language model"])
         yield "language model alone", blocks.vectors(equal_weights(["language_model"]))
     yield "ours", blocks.vectors(weights["joined"])
@@ -191,12 +192,10 @@ def all_parts(checkpoint: Checkpoint, test: Test) -> Joined:
     return joined
 
 
-def blocks_of(checkpoint: Checkpoint, test: Test, store: Store) -> PartBlocks:
+def blocks_of(joined: Joined, language_model_C3P: np.ndarray, test: Test) -> PartBlocks:
     """By the code that serves."""
-    joined = all_parts(checkpoint, test)
-    language_model = encode_users(checkpoint, test, test.cases.histories, store)
     return PartBlocks(
-        joined.user_blocks(language_model, test.cases.histories, test.features),
+        joined.user_blocks(language_model_C3P, test.cases.histories, test.features),
         joined.item_blocks(test.features, np.arange(test.dataset.num_items)),
     )
 

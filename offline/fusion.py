@@ -22,8 +22,6 @@ from model.joined import Blocks, Joined, Weights, equal_weights, join
 from offline.dataset import Dataset
 from offline.metrics import ndcg_at, rank_of_target
 
-PARTS_BESIDE: tuple[Part, ...] = ("pooled", "sasrec")
-"""What is left without the language model."""
 PENALTY = 1e-3
 """Of squared standardised weights, in nats an event: settles what the events leave open, too small to move the rest."""
 
@@ -89,7 +87,8 @@ def fit_weights(
     is_candidate_UN[np.arange(len(targets)), targets] = True
     spread_F = score_FUN.std(axis=(1, 2))
     spread_F[spread_F == 0] = np.inf  # a signal that is switched off: weight 0
-    weight_F = _most_likely(score_FUN / spread_F[:, None, None], is_candidate_UN, targets) / spread_F
+    score_FUN /= spread_F[:, None, None].astype(np.float32)
+    weight_F = _most_likely(score_FUN, is_candidate_UN, targets) / spread_F
     weights: dict[Part, dict[Signal, float]] = {}
     for (part, signal), weight in zip(keys, weight_F.tolist(), strict=True):
         weights.setdefault(part, {})[signal] = weight

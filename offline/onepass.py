@@ -160,7 +160,8 @@ def train_steps(
         progress.records.append({"step": step + 1, "grad_norm": float(norm), **record})
         bar.set_postfix({name: f"{value:.3f}" for name, value in record.items()})
         progress.step = step + 1
-        if progress.step % train.validate_every == 0 and one_pass.reri_weight:
+        is_whole = one_pass.heads.shown == SIGNALS  # weights of a stage before would be other tokens afterwards
+        if progress.step % train.validate_every == 0 and one_pass.reri_weight and is_whole:
             one_pass.heads.eval()
             progress.note_validation(validate())
         if progress.step % train.save_every == 0 or progress.step == train.steps:

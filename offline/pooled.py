@@ -12,12 +12,13 @@ import torch
 from accelerate.utils import set_seed
 from safetensors.torch import save_file
 
-from model.artifacts import building, fingerprint, is_up_to_date, write_json, write_manifest
-from model.checkpoint import load_weights
+from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_json, write_manifest
+from model.checkpoint import load_pooled
 from model.config import Config
 from model.heads import ItemFeatures, Projectors
 from model.pooled import MAX_HISTORY, PooledStates, pad_histories, pooled_projectors
 from model.store import Store
+from offline.aligned import feature_inputs
 from offline.dataset import Dataset
 from offline.fit import Examples, fit_projectors
 from offline.losses import RERI
@@ -46,29 +47,23 @@ IRRELEVANT = {
 
 
 def make_pooled(
-    config: Config,
-    store: Store,
-    dataset: Dataset,
-    features: ItemFeatures,
-    encoders: dict[str, str],
-    device: torch.device,
+    config: Config, store: Store, dataset: Dataset, features: ItemFeatures, device: torch.device
 ) -> tuple[list[dict[str, float]], Projectors]:
     """Train the part, or take what was trained of the same before; returns its records and its projectors."""
     inputs = {
         "dataset": dataset.training_hash,
         "ablate": config.ablate.model_dump(),
-        "encoders": encoders,
+        "features": feature_inputs(config, store),
         "heads": config.heads.model_dump(mode="json", exclude={"parts", "state_norm", "adaptor_width"}),
         "train": config.train.model_dump(mode="json", exclude=IRRELEVANT),
         "seed": config.seed,
         "version": VERSION,
     }
     folder = store.pooled / fingerprint(inputs)[:16]
-    projectors = pooled_projectors(config, features.widths())
     if is_up_to_date(folder, inputs):
-        load_weights(projectors, folder / "pooled.safetensors")
+        read_manifest(folder)  # raises when a file was altered since
         records: list[dict[str, float]] = json.loads((folder / "metrics.json").read_text())
-        return records, projectors.eval().to(device)
+        return records, load_pooled(folder, config, features.widths()).requires_grad_(True).to(device)
     set_seed(config.seed)
     projectors = pooled_projectors(config, features.widths()).to(device)
     records = _fit(projectors, config, dataset, features)
@@ -81,7 +76,7 @@ def make_pooled(
 
 def _fit(projectors: Projectors, config: Config, dataset: Dataset, features: ItemFeatures) -> list[dict[str, float]]:
     projectors.measure_features(features)
-    users = sample_users(len(dataset.users), config.train.max_validation_users, config.seed)
+    users = sample_users(dataset, config.train.max_validation_users, config.seed)
     seen = seen_by(dataset, users)
     targets = np.array([dataset.validation_target(user) for user in users])
     return fit_projectors(
@@ -109,9 +104,13 @@ def _training_examples(dataset: Dataset, features: ItemFeatures) -> Examples:
     return Examples(PooledStates(features, pad_histories(histories)), np.array(users), np.array(targets))
 
 
-def sample_users(num_users: int, most: int, seed: int) -> np.ndarray:
-    """A fixed sample of users for validation, sorted."""
-    return np.sort(np.random.default_rng([seed, 3]).permutation(num_users)[:most])
+def sample_users(dataset: Dataset, most: int, seed: int) -> np.ndarray:
+    """A fixed sample of users for validation, sorted; none whose validation event is of a hidden item."""
+    users = np.arange(len(dataset.users))
+    if dataset.hidden is not None:
+        targets = np.array([dataset.validation_target(user) for user in users.tolist()])
+        users = users[~dataset.hidden[targets]]
+    return np.sort(np.random.default_rng([seed, 3]).permutation(users)[:most])
 
 
 def seen_by(dataset: Dataset, users: np.ndarray) -> list[np.ndarray]:

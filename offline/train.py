@@ -21,9 +21,9 @@ import torch
 from accelerate.utils import get_int_from_env, set_seed
 from safetensors.torch import save_file
 
-from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_json, write_manifest
+from model.artifacts import building, fingerprint, is_up_to_date, write_json, write_manifest
 from model.checkpoint import WEIGHTS_FILE, point_to_checkpoint
-from model.config import PARTS, SIGNALS, Config
+from model.config import PARTS, Config
 from model.encoder import UserEncoder
 from model.errors import InvalidInputError
 from model.heads import NOTHING, Heads, ItemFeatures, Projectors
@@ -32,12 +32,13 @@ from model.language_model import LanguageModel, choose_device, load_language_mod
 from model.prompt import PromptBuilder, build_segments
 from model.sasrec import load_sasrec
 from model.store import Store
+from offline import pooled
 from offline.ablation import open_dataset
-from offline.aligned import load_item_features
+from offline.aligned import feature_inputs, load_item_features
 from offline.dataset import Dataset, dataset_hashes
 from offline.encoders.source import identify
 from offline.fit import CachedStates, Examples, fit_projectors, validation_ndcg
-from offline.fusion import PARTS_BESIDE, validation_choices
+from offline.fusion import validation_choices
 from offline.jobs import configured, job_parser, run_job
 from offline.losses import RERI
 from offline.onepass import OnePass, train_steps
@@ -45,7 +46,7 @@ from offline.plots import plot_training
 from offline.pooled import make_pooled, sample_users, seen_by
 from offline.states import cached_examples, measure_states
 
-VERSION = 2
+VERSION = 3
 """Raise when the same inputs would give another checkpoint."""
 PROCESS_COUNTS = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 """Where launchers (torchrun, accelerate, MPI) say how many processes they started."""
@@ -106,9 +107,9 @@ def training_inputs(config: Config, store: Store) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json", exclude={"evaluate"}),
         "dataset": dataset_hashes(store.dataset(config.dataset)),
-        "features": {s: read_manifest(store.features(config.name, s), verify=False)["inputs"] for s in SIGNALS},
+        "features": feature_inputs(config, store),
         "language_model": identify(model.source, model.revision, store.models, weights=not model.random_init),
-        "version": VERSION,
+        "version": [VERSION, pooled.VERSION],
     }
 
 
@@ -154,7 +155,7 @@ def fit(run: Run, work: Path) -> dict[str, Any]:
     """Train heads in place; returns the records of both stages, the pooled part and the weights of all parts."""
     config = run.config
     reri = RERI(run.dataset, run.features, config.heads, config.train)
-    validation_users = sample_users(len(run.dataset.users), config.train.max_validation_users, config.seed)
+    validation_users = sample_users(run.dataset, config.train.max_validation_users, config.seed)
     if config.train.steps:
         measure_states(run.encoder, run.dataset, config)
     records: dict[str, Any] = {"heads": []}
@@ -181,13 +182,16 @@ def fit(run: Run, work: Path) -> dict[str, Any]:
     else:
         validation = validation_examples(run, validation_users)
     device = run.language_model.device
-    records["pooled"], pooled = make_pooled(config, run.store, run.dataset, run.features, run.encoders, device)
-    records |= fuse(run, pooled, validation)
-    return records | {"projectors": pooled}
+    records["pooled"], pooled_part = make_pooled(config, run.store, run.dataset, run.features, device)
+    records |= fuse(run, pooled_part, validation)
+    return records | {"projectors": pooled_part}
 
 
 def fuse(run: Run, pooled: Projectors, validation: Examples) -> dict[str, Any]:
-    """Fit the weights of the parts; returns them under `weights`, and validation NDCG@10 under its name by system."""
+    """Fit the weights of the parts; returns them under `weights`, and the NDCG@10 of the same events by system.
+
+    Of a catalog above `train.max_softmax_items`, among a sample of its items.
+    """
     sasrec = load_sasrec(run.cf_folder).to(run.language_model.device)
     joined = Joined(run.heads, pooled, sasrec, equal_weights(PARTS))
     state_UD = validation.states.take(np.arange(len(validation.states))).to(run.heads.device)
@@ -195,8 +199,9 @@ def fuse(run: Run, pooled: Projectors, validation: Examples) -> dict[str, Any]:
         language_model = run.heads.project_users(state_UD).cpu().numpy()
     most = run.config.train.max_softmax_items
     choices = validation_choices(joined, language_model, validation.users, run.dataset, run.features, most)
-    systems = {"joined": run.config.heads.parts, "without language model": PARTS_BESIDE}
-    weights = {name: choices.weights(parts) for name, parts in systems.items()}
+    parts = run.config.heads.parts
+    systems = {"joined": parts, "without language model": [part for part in parts if part != "language_model"]}
+    weights = {name: choices.weights(own) for name, own in systems.items() if own}
     scores = {name: choices.ndcg(own) for name, own in weights.items()}
     return {"weights": weights, "validation": scores, "validation_ndcg@10": scores["joined"]}
 

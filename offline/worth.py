@@ -21,17 +21,20 @@ import numpy as np
 
 from model.artifacts import building, write_json, write_manifest
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import Config, Part
+from model.config import PARTS, Config, Part
+from model.errors import InvalidInputError
 from model.joined import Blocks
+from model.sasrec import load_sasrec
 from model.store import Store
 from offline.bootstrap import Interval, difference, fifths, gains
 from offline.cf import make_cf
 from offline.evaluate import PartBlocks, Test, all_parts, blocks_of, encode_users, load_test
 from offline.features import write_features
-from offline.fusion import PARTS_BESIDE, Choices, validation_choices
+from offline.fusion import Choices, validation_choices
 from offline.jobs import configured, job_parser, run_job
 from offline.plots import plot_intervals
-from offline.pooled import sample_users
+from offline.pooled import sample_users, seen_by
+from offline.rankings import Scores
 from offline.train import train
 
 OURS, WITHOUT = "ours", "ours without language model"
@@ -53,12 +56,18 @@ def main() -> int:
 
 
 def worth(config: Config, store: Store, num_seeds: int) -> Path:
-    """Write report.md, worth.json and worth.png to store/evaluations/worth-<config>/; returns the folder."""
-    runs = [open_run(seeded(config, seed), store) for seed in range(config.seed, config.seed + max(2, num_seeds))]
+    """Write report.md, worth.json and worth.png to store/evaluations/worth-<config>/; returns the folder.
+
+    All parts take part, whichever of them the configuration serves. Raises InvalidInputError for fewer than two seeds:
+    each seed's placebo comes from another.
+    """
+    if num_seeds < 2:
+        raise InvalidInputError(f"--seeds is {num_seeds}: two are needed, as one is the other's placebo", "seeds")
+    seeds = range(config.seed, config.seed + num_seeds)
+    runs = [open_run(seeded(config, seed), store, validation_seed=config.seed) for seed in seeds]
     results = Results.of(runs)
     with building(store.evaluations / f"worth-{config.name}") as folder:
-        report = results.report(config)
-        (folder / "report.md").write_text(report)
+        (folder / "report.md").write_text(results.report(config))
         write_json(folder / "worth.json", results.facts())
         plot_intervals(results.differences(), "difference of NDCG@10, full ranking", folder / "worth.png")
         write_manifest(folder, {"kind": "worth", "inputs": {"checkpoints": [run.checkpoint.id for run in runs]}})
@@ -79,22 +88,24 @@ class Run:
     blocks: PartBlocks
     choices: Choices
     seconds_per_history: float
-    """Of the language model, many histories at a time."""
+    """Of the language model, many histories at a time, its loading included."""
 
 
-def open_run(config: Config, store: Store) -> Run:
-    """Train where needed, and compute the blocks."""
+def open_run(config: Config, store: Store, validation_seed: int) -> Run:
+    """Train where needed, and compute the blocks. `validation_seed`: of the sample of people that weights are fitted
+    on, which must be the same for all runs."""
     write_features(config, store)
     make_cf(config, store)
     checkpoint = load_checkpoint(train(config, store))
     test = load_test(checkpoint, store)
+    users = sample_users(test.dataset, config.train.max_validation_users, validation_seed)
+    cases = test.cases.histories
     started = time.perf_counter()
-    blocks = blocks_of(checkpoint, test, store)
-    seconds = (time.perf_counter() - started) / len(test.cases)
-    users = sample_users(len(test.dataset.users), config.train.max_validation_users, config.seed)
-    language_model = encode_users(checkpoint, test, [test.dataset.train_events(user) for user in users], store)
+    language_model = encode_users(checkpoint, test, [*cases, *seen_by(test.dataset, users)], store)
+    seconds = (time.perf_counter() - started) / len(language_model)
     joined, most = all_parts(checkpoint, test), config.train.max_softmax_items
-    choices = validation_choices(joined, language_model, users, test.dataset, test.features, most)
+    blocks = blocks_of(joined, language_model[: len(cases)], test)
+    choices = validation_choices(joined, language_model[len(cases) :], users, test.dataset, test.features, most)
     return Run(checkpoint, test, blocks, choices, seconds)
 
 
@@ -106,7 +117,7 @@ def with_branch(run: Run, change: Callable[[Blocks, str], Blocks]) -> Run:
 
 
 def shuffled(run: Run) -> Run:
-    """Every person gets the h of another."""
+    """Every event gets the h of another, of another person but by rare chance."""
 
     def change(blocks: Blocks, whose: str) -> Blocks:
         if whose.endswith("items"):
@@ -139,18 +150,24 @@ def ranks(run: Run, parts: Sequence[Part]) -> np.ndarray:
     return run.blocks.vectors(run.choices.weights(parts)).full_ranks(run.test.cases.targets, run.test.cases.histories)
 
 
+def sasrec_ranks(run: Run) -> np.ndarray:
+    """Full ranks [C] by SASRec itself, which never returns an item that it does not know."""
+    cases = run.test.cases
+    scores = Scores(load_sasrec(run.checkpoint.folder / "sasrec").score(cases.histories))
+    return scores.full_ranks(cases.targets, cases.histories)
+
+
 def ranks_by_system(run: Run, other: Run) -> dict[str, np.ndarray]:
     """`other`: a run of another seed, whose parts stand in as placebos."""
-    every: tuple[Part, ...] = ("language_model", *PARTS_BESIDE)
     return {
-        SASREC: ranks(run, ("sasrec",)),
+        SASREC: sasrec_ranks(run),
         SASREC_TWICE: ranks(second(run, other, "sasrec"), ("language_model", "sasrec")),
         CONTROL: ranks(run, ("pooled",)),
         ALONE: ranks(run, ("language_model",)),
-        WITHOUT: ranks(run, PARTS_BESIDE),
-        SHUFFLED: ranks(shuffled(run), every),
-        POOLED_TWICE: ranks(second(run, other, "pooled"), every),
-        OURS: ranks(run, every),
+        WITHOUT: ranks(run, ("pooled", "sasrec")),
+        SHUFFLED: ranks(shuffled(run), PARTS),
+        POOLED_TWICE: ranks(second(run, other, "pooled"), PARTS),
+        OURS: ranks(run, PARTS),
     }
 
 
@@ -194,7 +211,7 @@ class Results:
     def differences(self) -> dict[str, Interval]:
         """What is told apart, by a line that names both."""
         pairs = [(OURS, WITHOUT), *((placebo, WITHOUT) for placebo in PLACEBOS), (OURS, SASREC), (OURS, SASREC_TWICE)]
-        pairs += [(OURS, CONTROL), (WITHOUT, SASREC), (OURS, ALONE)]
+        pairs += [*((OURS, placebo) for placebo in PLACEBOS), (OURS, CONTROL), (WITHOUT, SASREC), (OURS, ALONE)]
         return {f"{system} - {other}": self.difference(system, other) for system, other in pairs}
 
     def facts(self) -> dict[str, Any]:
@@ -247,7 +264,7 @@ class Results:
     def verdict(self) -> str:
         """In plain words."""
         added = self.difference(OURS, WITHOUT)
-        share = added.mean / self.ndcg(WITHOUT)
+        share = added.mean / max(self.ndcg(WITHOUT), 1e-9)
         cost = f"It costs {self.milliseconds:.1f} ms of this machine a history (many at a time)."
         chance = max(self.difference(placebo, WITHOUT).mean for placebo in PLACEBOS)
         if not added.is_above_zero:
@@ -255,10 +272,10 @@ class Results:
                 f"**No gain was measured.** With the language model NDCG@10 changes by {added} ({share:+.1%}): the "
                 f"interval holds zero. {cost} Without it the same vectors are served from features and SASRec alone."
             )
-        if added.mean <= chance:
+        if not all(self.difference(OURS, placebo).is_above_zero for placebo in PLACEBOS):
             return (
-                f"**A gain, but no more than by chance.** The language model adds {added} ({share:+.1%}); a placebo in "
-                f"its place, which knows nothing of the person or nothing new, adds {chance:+.4f}. {cost}"
+                f"**A gain, but not surely more than a placebo's.** The language model adds {added} ({share:+.1%}); in "
+                f"its place another seed of the control, or h of other people, adds up to {chance:+.4f}. {cost}"
             )
         best = max(self.groups, key=lambda group: self.difference(OURS, WITHOUT, group).mean)
         return (

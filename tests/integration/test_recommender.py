@@ -23,7 +23,7 @@ from model.language_model import LanguageModel, load_language_model
 from model.ranking import Query, Ranking, Weights
 from model.recommender import Recommender
 from model.store import Store
-from offline.evaluate import blocks_of, load_test
+from offline.evaluate import all_parts, blocks_of, encode_users, load_test
 from offline.reindex import PUBLISHED, main
 
 CPU = torch.device("cpu")
@@ -67,7 +67,9 @@ def test_scores_are_the_sum_of_three_addends_and_those_of_brute_force_with_what_
 ) -> None:
     catalog, dataset = tiny_world.catalog, tiny_world.dataset
     joined, store = tiny_world.checkpoint.joined, tiny_world.store
-    blocks = blocks_of(tiny_world.checkpoint, load_test(tiny_world.checkpoint, store), store)
+    test = load_test(tiny_world.checkpoint, store)
+    language_model = encode_users(tiny_world.checkpoint, test, test.cases.histories, store)
+    blocks = blocks_of(all_parts(tiny_world.checkpoint, test), language_model, test)
     user_UQ = blocks.vectors(joined.weights).user_UQ
     item_NQ = joined.item_vectors(catalog.features)
     rankings = tiny_world.recommender.rank([Query(history, k=100) for history in histories_of(tiny_world)])
