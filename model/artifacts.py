@@ -127,6 +127,17 @@ def verify_files(folder: Path, files: dict[str, Any], max_hashed_bytes: int | No
         _verify_file(folder / name, expected, is_whole)
 
 
+def is_whole(folder: Path, inputs: dict[str, Any]) -> bool:
+    """Whether a folder was made from these inputs and every file is as it was written: what may be copied."""
+    if not is_up_to_date(folder, inputs):
+        return False
+    try:
+        read_manifest(folder)
+    except ArtifactError:
+        return False
+    return True
+
+
 def is_up_to_date(folder: Path, inputs: dict[str, Any]) -> bool:
     """Whether `folder` holds a whole result of a job with exactly these `inputs` (compared as JSON)."""
     try:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from model.artifacts import building, fingerprint, is_up_to_date, write_json, write_manifest
+from model.artifacts import building, fingerprint, is_up_to_date, is_whole, write_json, write_manifest
 from model.config import CFConfig, Config
 from model.errors import InvalidInputError
 from model.sasrec import SASRec, save_sasrec
@@ -102,7 +102,7 @@ def make_cf(config: Config, store: Store) -> Path:
 
 def _made_before(store: Store, inputs: dict[str, Any]) -> Path | None:
     """The CF features of another configuration that were made from the same, if there are any."""
-    return next((path for path in sorted((store.root / "features").glob("*/cf")) if is_up_to_date(path, inputs)), None)
+    return next((path for path in sorted((store.root / "features").glob("*/cf")) if is_whole(path, inputs)), None)
 
 
 def train_sasrec(dataset: Dataset, config: CFConfig, seed: int) -> Fit:

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import set_seed
 from safetensors.torch import save_file
 
-from model.artifacts import building, fingerprint, is_up_to_date, read_manifest, write_json, write_manifest
+from model.artifacts import building, fingerprint, is_whole, write_json, write_manifest
 from model.checkpoint import load_pooled
 from model.config import Config
 from model.heads import ItemFeatures, Projectors
@@ -60,8 +60,7 @@ def make_pooled(
         "version": VERSION,
     }
     folder = store.pooled / fingerprint(inputs)[:16]
-    if is_up_to_date(folder, inputs):
-        read_manifest(folder)  # raises when a file was altered since
+    if is_whole(folder, inputs):
         records: list[dict[str, float]] = json.loads((folder / "metrics.json").read_text())
         return records, load_pooled(folder, config, features.widths()).requires_grad_(True).to(device)
     set_seed(config.seed)

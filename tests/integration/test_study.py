@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from worlds import World
 
 from model.errors import InvalidInputError
@@ -15,6 +16,7 @@ from offline import study as studies
 from offline.ablation import drawn, open_dataset, without_images
 from offline.aligned import load_item_features
 from offline.bootstrap import gains
+from offline.pooled import make_pooled
 from offline.studies import STUDIES, Row
 from offline.study import configuration, report, run_row
 from offline.worth import ALONE, OURS, WITHOUT, open_run, ranks, second, seeded, shuffled, worth
@@ -110,6 +112,35 @@ def test_worth_measures_ours_as_evaluation_does_and_says_what_it_found(tiny_worl
         assert found["by seed"][system][0] == pytest.approx(measured[system], abs=0.02)
     text = (folder / "report.md").read_text()
     assert any(verdict in text for verdict in ("No gain was measured", "not surely more", "It helps"))
+
+
+def test_worth_fits_the_placebos_on_the_same_people_where_only_some_are_asked(
+    tiny_world: World, tmp_path: Path
+) -> None:
+    store = tiny_world.copy(tmp_path).store
+    few = tiny_world.config.model_copy(
+        update={"train": tiny_world.config.train.model_copy(update={"max_validation_users": 20})}
+    )
+    one, other = (open_run(seeded(few, seed), store, validation_seed=0) for seed in (0, 1))
+    assert len(one.choices.targets) == 20
+    assert np.array_equal(one.choices.targets, other.choices.targets)
+
+
+def test_a_pooled_part_is_kept_until_its_features_change_or_its_file_is_damaged(
+    tiny_world: World, tmp_path: Path
+) -> None:
+    world = tiny_world.copy(tmp_path)
+    (kept,) = world.store.pooled.iterdir()
+    written = (kept / "pooled.safetensors").read_bytes()
+    features, _ = load_item_features(world.config, world.store, world.dataset)
+    (kept / "pooled.safetensors").write_bytes(written[:-1] + bytes([written[-1] ^ 1]))
+    make_pooled(world.config, world.store, world.dataset, features, torch.device("cpu"))
+    assert (kept / "pooled.safetensors").read_bytes() == written  # trained again, to the same weights
+    path = world.store.features(world.config.name, "image") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "inputs": {**manifest["inputs"], "code": "newer"}}))
+    make_pooled(world.config, world.store, world.dataset, features, torch.device("cpu"))
+    assert len(list(world.store.pooled.iterdir())) == 2
 
 
 def test_worth_of_one_seed_is_refused(tiny_world: World) -> None:
