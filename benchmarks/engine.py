@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import PromptConfig
 from model.encoder import UserEncoder
 from model.engine import Engine
+from model.index import Index, build_index
 from model.language_model import LanguageModel, choose_device, load_language_model
 from model.prompt import PromptBuilder, pad
 from model.store import Store
@@ -71,6 +72,11 @@ class Subject:
             raise SystemExit(f"no catalog is published in {store.catalogs}")
         catalog = Catalog.load(store.catalogs / version)
         return cls(store, catalog, load_checkpoint(store.checkpoints / catalog.checkpoint_id), device)
+
+    @cached_property
+    def index(self) -> Index:
+        """Of the language model's part alone, which is what the engine computes."""
+        return build_index(self.checkpoint.heads.item_vectors(self.catalog.features))
 
     def language_model(self, dtype: str | None = None) -> LanguageModel:
         config = self.checkpoint.config.language_model
@@ -197,7 +203,7 @@ def measure_answers(subject: Subject, histories: Sequence[np.ndarray]) -> list[R
 def compare(subject: Subject, vectors: dict[str, np.ndarray], path: str, reference: str) -> Row:
     ours, theirs = vectors[path], vectors[reference]
     cosine = cosine_similarity(torch.from_numpy(ours), torch.from_numpy(theirs))
-    top, other = (subject.catalog.index.search(users, 10)[1] for users in (ours, theirs))
+    top, other = (subject.index.search(users, 10)[1] for users in (ours, theirs))
     overlap = np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(top.tolist(), other.tolist(), strict=True)])
     return {
         "table": "answers",
@@ -246,7 +252,7 @@ def measure_windows(subject: Subject, num: int) -> list[Row]:
         encoder = subject.encoder(language_model, **window)
         engine = Engine(encoder, language_model.pack(), NOTHING)
         user_UQ = engine.encode([encoder.builder.keep_newest(history, encoder.segments) for history, _ in events])
-        top_UK = subject.catalog.index.search(user_UQ, 10, [history for history, _ in events])[1]
+        top_UK = subject.index.search(user_UQ, 10, [history for history, _ in events])[1]
         user_U, place_U = np.nonzero(top_UK == np.array([[target] for _, target in events]))
         ndcg = float((1 / np.log2(place_U + 2)).sum() / len(events))
         rows.append({"table": "windows", **window, "events": len(events), "ndcg@10": ndcg, "hits": len(user_U)})

@@ -43,6 +43,8 @@ class PreparedHistory:
     query: Query
     rows: np.ndarray
     """int64: item rows that the prompt shows, oldest first"""
+    known: np.ndarray
+    """int64: rows of all known items of the history, which the other parts of a score read"""
     num_tokens: int
     """Of the whole prompt."""
 
@@ -62,7 +64,8 @@ class Rival:
         self._prompt_config = checkpoint.config.prompt
         self._language_model = load_language_model(checkpoint.config.language_model, store.models, self._device)
         self._builder = PromptBuilder(self._language_model.tokenizer, self._prompt_config)
-        self._heads = checkpoint.heads.to(self._device)
+        self._joined, self._heads = checkpoint.joined, checkpoint.heads
+        self._joined.to(self._device)
         self._canaries = checkpoint.canaries
         self._item_NQ = float_tensor(self.catalog.item_vectors).to(self._device)
         self._prefix_tokens = len(self._builder.recommend(np.empty(0, np.int64), self.catalog.segments))
@@ -77,17 +80,19 @@ class Rival:
         self.rank_prepared([self.prepare(Query(history)) for history in self._canaries])
 
     def prepare(self, query: Query) -> PreparedHistory:
-        rows = np.array([row for row in map(self.catalog.row, query.history) if row is not None], np.int64)
-        rows = self._builder.keep_newest(rows, self.catalog.segments)
+        known = np.array([row for row in map(self.catalog.row, query.history) if row is not None], np.int64)
+        rows = self._builder.keep_newest(known, self.catalog.segments)
         num_tokens = self._prefix_tokens + int(self.catalog.segments.lengths(rows).sum())
-        return PreparedHistory(query, rows, num_tokens)
+        return PreparedHistory(query, rows, known, num_tokens)
 
     @torch.inference_mode()
     def rank_prepared(self, prepared: Sequence[PreparedHistory]) -> list[Ranking]:
         """One ranking a prepared history; none of them may be empty."""
         state_BD = self._states([one.rows for one in prepared])
         with self._stages.timed("search"):
-            return self._search(prepared, self._heads.project_users(state_BD))
+            user_B3P = self._heads.project_users(state_BD).cpu().numpy()
+            user_BQ = self._joined.user_vectors(user_B3P, [one.known for one in prepared], self.catalog.features)
+            return self._search(prepared, float_tensor(user_BQ).to(self._device))
 
     def _states(self, histories: Sequence[np.ndarray]) -> Tensor:
         """h([REC]) float32 [B, D]"""
@@ -96,10 +101,11 @@ class Rival:
     def _search(self, prepared: Sequence[PreparedHistory], user_BQ: Tensor) -> list[Ranking]:
         score_BN = user_BQ @ self._item_NQ.T
         for score_N, one in zip(score_BN, prepared, strict=True):
-            score_N[torch.from_numpy(one.rows).to(self._device)] = -torch.inf
+            score_N[torch.from_numpy(one.known).to(self._device)] = -torch.inf
         best = score_BN.topk(max(one.query.k for one in prepared))
         product_BKQ = self._item_NQ[best.indices] * user_BQ[:, None]
-        addends = product_BKQ.view(*best.indices.shape, len(SIGNALS), -1).sum(3).tolist()
+        shares = product_BKQ.split(list(self._joined.widths), dim=2)
+        addends = torch.stack([share.sum(2) for share in shares], dim=2).tolist()
         return [
             self._ranking(one, *answer)
             for one, *answer in zip(prepared, best.values.tolist(), best.indices.tolist(), addends, strict=True)

@@ -22,9 +22,10 @@ from transformers import AutoConfig, LlamaConfig
 from model.artifacts import building, write_json, write_manifest
 from model.catalog import set_current
 from model.catalog_items import CATALOG_SCHEMA
-from model.checkpoint import load_checkpoint
+from model.checkpoint import WEIGHTS_FILE, load_checkpoint
 from model.config import SIGNALS, Config, HeadsConfig, LanguageModelConfig, PromptConfig, TextConfig, VisionConfig
 from model.heads import OWN, Heads, ItemFeatures
+from model.joined import equal_weights
 from model.language_model import choose_device, choose_dtype, load_tokenizer
 from model.packages import resolve_source
 from model.prompt import build_segments
@@ -120,6 +121,7 @@ def write_checkpoint(folder: Path, config: Config, items: pa.Table) -> Path:
     with building(folder) as temporary:
         write_json(temporary / "config.json", config.model_dump(mode="json"))
         save_file(heads.state_dict(), temporary / "heads.safetensors")
+        write_json(temporary / WEIGHTS_FILE, {"joined": equal_weights(config.heads.parts)})
         np.save(temporary / "cf.npy", np.zeros((len(ids), WIDTHS["cf"]), np.float32))
         train_items = {"item_id": ids, "num_events": [1] * len(ids), "has_cf": [True] * len(ids)}
         pq.write_table(pa.table(train_items), temporary / "train_items.parquet")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from model.config import SIGNALS
 from model.heads import Heads, ItemFeatures, float_tensor, gather
 from model.language_model import LanguageModel
 from model.prompt import CF, ITEM, REC, VISUAL, Prompt, PromptBatch, PromptBuilder, Segments, pad
@@ -47,15 +48,16 @@ class UserEncoder:
     def embed_tokens(self, token_BT: Tensor, item_BT: Tensor) -> Tensor:
         """The same of token ids and the rows of the items that placeholders show."""
         embed_BTD = self.language_model.embed(token_BT)
-        for placeholder, adapt in (
-            (VISUAL, self.heads.image_tokens),
-            (CF, self.heads.cf_tokens),
-            (ITEM, self.heads.item_tokens),
+        for placeholder, signals, adapt in (
+            (VISUAL, ("image",), self.heads.image_tokens),
+            (CF, ("cf",), self.heads.cf_tokens),
+            (ITEM, SIGNALS, self.heads.item_tokens),
         ):
             mask = token_BT == placeholder
             if mask.any():
                 rows, place = torch.unique(item_BT[mask], return_inverse=True)
-                token_nD = adapt(*gather(self.features, rows.cpu().numpy(), embed_BTD.device)).to(embed_BTD.dtype)
+                found = gather(self.features, rows.cpu().numpy(), embed_BTD.device, signals)
+                token_nD = adapt(*found).to(embed_BTD.dtype)
                 embed_BTD = embed_BTD.masked_scatter(mask[..., None], token_nD[place])
         rec_mask = (token_BT == REC)[..., None]
         return torch.where(rec_mask, self.heads.rec.to(embed_BTD.dtype), embed_BTD)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -311,9 +311,9 @@ def float_tensor(array: np.ndarray) -> Tensor:
 
 
 def gather(
-    features: ItemFeatures, rows: np.ndarray, device: torch.device
+    features: ItemFeatures, rows: np.ndarray, device: torch.device, signals: Sequence[Signal] = SIGNALS
 ) -> tuple[dict[Signal, Tensor], dict[Signal, Tensor]]:
-    """Feature vectors float32 [n, width] and missing masks bool [n] of some rows, on a device."""
-    vectors = {s: float_tensor(features.vectors[s][rows]).to(device) for s in SIGNALS}
-    missing = {s: torch.from_numpy(features.origin[s][rows] == NOTHING).to(device) for s in SIGNALS}
+    """Feature vectors float32 [n, width] and missing masks bool [n] of some rows, by signal, on a device."""
+    vectors = {s: float_tensor(features.vectors[s][rows]).to(device) for s in signals}
+    missing = {s: torch.from_numpy(features.origin[s][rows] == NOTHING).to(device) for s in signals}
     return vectors, missing

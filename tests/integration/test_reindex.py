@@ -23,6 +23,7 @@ from model.artifacts import read_manifest, write_json, write_manifest
 from model.catalog import Catalog, current_version, list_versions, set_current
 from model.config import Config, parse_config
 from model.heads import Heads
+from model.joined import equal_weights
 from model.ranking import Query
 from model.recommender import Recommender
 from model.store import Store
@@ -60,6 +61,7 @@ def write_checkpoint(store: Store, config: Config, dataset: Dataset) -> None:
     folder.mkdir(parents=True)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     save_file(heads.state_dict(), folder / "heads.safetensors")
+    write_json(folder / "weights.json", {"joined": equal_weights(["language_model"])})
     np.save(folder / "cf.npy", np.random.default_rng(0).normal(size=(NUM_ITEMS, CF_WIDTH)).astype(np.float32))
     table = {"item_id": dataset.item_ids, "num_events": num_events, "has_cf": num_events > 0}
     pq.write_table(pa.table(table), folder / "train_items.parquet")
