@@ -148,5 +148,5 @@ def load_dataset(folder: Path) -> Dataset:
         events=[np.array(rows, np.int32) for rows in events],
         manifest_hash=manifest["files"]["interactions.parquet"]["sha256"][:16]
         + manifest["files"]["items.parquet"]["sha256"][:16],
-        num_test=interactions["split"].to_pylist().count("test") // len(users),
+        num_test=interactions["split"].to_pylist().count("test") // len(users) if users else 1,
     )
