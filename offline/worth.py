@@ -12,10 +12,9 @@ All weights are fitted on validation events. Differences are paired, resampled b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from model.errors import InvalidInputError
 from model.joined import Blocks
 from model.sasrec import load_sasrec
 from model.store import Store
-from offline.bootstrap import Interval, difference, fifths, gains
+from offline.bootstrap import fifths, gains
 from offline.cf import make_cf
 from offline.evaluate import PartBlocks, Test, all_parts, blocks_of, encode_users, load_test
 from offline.features import write_features
@@ -36,12 +35,18 @@ from offline.plots import plot_intervals
 from offline.pooled import sample_users, seen_by
 from offline.rankings import Scores
 from offline.train import train
+from offline.worth_report import (
+    ALONE,
+    CONTROL,
+    OURS,
+    POOLED_TWICE,
+    SASREC,
+    SASREC_TWICE,
+    SHUFFLED,
+    WITHOUT,
+    Results,
+)
 
-OURS, WITHOUT = "ours", "ours without language model"
-SASREC, SASREC_TWICE = "SASRec", "SASRec, two seeds"
-CONTROL, ALONE = "control (pooled features)", "language model alone"
-SHUFFLED, POOLED_TWICE = "h of other people", "a second control in h's place"
-PLACEBOS = (SHUFFLED, POOLED_TWICE)
 GENERATOR = 29
 
 
@@ -65,7 +70,7 @@ def worth(config: Config, store: Store, num_seeds: int) -> Path:
         raise InvalidInputError(f"--seeds is {num_seeds}: two are needed, as one is the other's placebo", "seeds")
     seeds = range(config.seed, config.seed + num_seeds)
     runs = [open_run(seeded(config, seed), store, validation_seed=config.seed) for seed in seeds]
-    results = Results.of(runs)
+    results = compare(runs)
     with building(store.evaluations / f"worth-{config.name}") as folder:
         (folder / "report.md").write_text(results.report(config))
         write_json(folder / "worth.json", results.facts())
@@ -109,40 +114,40 @@ def open_run(config: Config, store: Store, validation_seed: int) -> Run:
     return Run(checkpoint, test, blocks, choices, seconds)
 
 
-def with_branch(run: Run, change: Callable[[Blocks, str], Blocks]) -> Run:
-    """The run with other blocks in the place of the language model's; `change` is told whose blocks it changes."""
-    blocks = PartBlocks(change(run.blocks.users, "test users"), change(run.blocks.items, "test items"))
-    users, items = change(run.choices.users, "validation users"), change(run.choices.items, "validation items")
-    return replace(run, blocks=blocks, choices=replace(run.choices, users=users, items=items))
-
-
 def shuffled(run: Run) -> Run:
     """Every event gets the h of another, of another person but by rare chance."""
+    return replace(
+        run,
+        blocks=replace(run.blocks, users=_permuted(run.blocks.users)),
+        choices=replace(run.choices, users=_permuted(run.choices.users)),
+    )
 
-    def change(blocks: Blocks, whose: str) -> Blocks:
-        if whose.endswith("items"):
-            return blocks
-        order = np.random.default_rng(GENERATOR).permutation(len(next(iter(blocks.values()))))
-        return {key: block[order] if key[0] == "language_model" else block for key, block in blocks.items()}
 
-    return with_branch(run, change)
+def _permuted(users: Blocks) -> Blocks:
+    order = np.random.default_rng(GENERATOR).permutation(len(next(iter(users.values()))))
+    return {key: block[order] if key[0] == "language_model" else block for key, block in users.items()}
 
 
 def second(run: Run, other: Run, part: Part) -> Run:
     """Another seed's part goes where the language model's was."""
-    sources = {
-        "test users": other.blocks.users,
-        "test items": other.blocks.items,
-        "validation users": other.choices.users,
-        "validation items": other.choices.items,
-    }
+    blocks, choices = run.blocks, run.choices
+    return replace(
+        run,
+        blocks=PartBlocks(
+            _with_branch(blocks.users, other.blocks.users, part), _with_branch(blocks.items, other.blocks.items, part)
+        ),
+        choices=replace(
+            choices,
+            users=_with_branch(choices.users, other.choices.users, part),
+            items=_with_branch(choices.items, other.choices.items, part),
+        ),
+    )
 
-    def change(blocks: Blocks, whose: str) -> Blocks:
-        own = {key: block for key, block in blocks.items() if key[0] != "language_model"}
-        taken: Blocks = {("language_model", s): block for (name, s), block in sources[whose].items() if name == part}
-        return {**taken, **own}
 
-    return with_branch(run, change)
+def _with_branch(blocks: Blocks, others: Blocks, part: Part) -> Blocks:
+    own = {key: block for key, block in blocks.items() if key[0] != "language_model"}
+    taken: Blocks = {("language_model", signal): block for (name, signal), block in others.items() if name == part}
+    return {**taken, **own}
 
 
 def ranks(run: Run, parts: Sequence[Part]) -> np.ndarray:
@@ -171,117 +176,14 @@ def ranks_by_system(run: Run, other: Run) -> dict[str, np.ndarray]:
     }
 
 
-@dataclass(frozen=True)
-class Results:
-    """Ranks of every system, averaged as gains over the seeds, and what they cost."""
-
-    gain: Mapping[str, np.ndarray]
-    """By system: float64 [S, C], each event's share of NDCG@10 (offline/bootstrap.py)."""
-    users_C: np.ndarray
-    groups: Mapping[str, np.ndarray]
-    """bool [C] by group of events."""
-    milliseconds: float
-    """A history through the language model, many at a time."""
-
-    @classmethod
-    def of(cls, runs: Sequence[Run]) -> Results:
-        """Every run's placebo comes from the next run."""
-        others = [*runs[1:], runs[0]]
-        found = [ranks_by_system(run, other) for run, other in zip(runs, others, strict=True)]
-        gain = {system: np.stack([gains(own[system]) for own in found]) for system in found[0]}
-        test = runs[0].test
-        return cls(
-            gain, test.cases.users, groups_of(test), 1000 * float(np.mean([run.seconds_per_history for run in runs]))
-        )
-
-    def ndcg(self, system: str, members_C: np.ndarray | None = None) -> float:
-        """Mean over seeds (and over the members of a group)."""
-        gain_C = self.gain[system].mean(0)
-        return float(gain_C.mean() if members_C is None else gain_C[members_C].mean())
-
-    def spread(self, system: str) -> float:
-        """Standard deviation of NDCG@10 over the seeds."""
-        return float(self.gain[system].mean(1).std(ddof=1))
-
-    def difference(self, system: str, other: str, group: str = "all") -> Interval:
-        members_C = self.groups[group]
-        gain_C, other_C = (self.gain[name].mean(0)[members_C] for name in (system, other))
-        return difference(gain_C, other_C, self.users_C[members_C])
-
-    def differences(self) -> dict[str, Interval]:
-        """What is told apart, by a line that names both."""
-        pairs = [(OURS, WITHOUT), *((placebo, WITHOUT) for placebo in PLACEBOS), (OURS, SASREC), (OURS, SASREC_TWICE)]
-        pairs += [*((OURS, placebo) for placebo in PLACEBOS), (OURS, CONTROL), (WITHOUT, SASREC), (OURS, ALONE)]
-        return {f"{system} - {other}": self.difference(system, other) for system, other in pairs}
-
-    def facts(self) -> dict[str, Any]:
-        """For worth.json."""
-        return {
-            "ndcg@10": {name: {"mean": self.ndcg(name), "sd": self.spread(name)} for name in self.gain},
-            "by seed": {name: gain.mean(1).tolist() for name, gain in self.gain.items()},
-            "differences": {name: vars(interval) for name, interval in self.differences().items()},
-            "by group": {
-                group: {
-                    "events": int(members.sum()),
-                    **{name: self.ndcg(name, members) for name in self.gain},
-                    f"{OURS} - {WITHOUT}": vars(self.difference(OURS, WITHOUT, group)),
-                    f"{OURS} - {SASREC}": vars(self.difference(OURS, SASREC, group)),
-                }
-                for group, members in self.groups.items()
-            },
-            "milliseconds a history": self.milliseconds,
-        }
-
-    def report(self, config: Config) -> str:
-        """Markdown."""
-        num_seeds = len(self.gain[OURS])
-        lines = [f"# Is the language model worth it? {config.name}", "", self.verdict(), ""]
-        lines += [
-            f"{len(self.users_C)} test events of {len(np.unique(self.users_C))} people, full ranking, {num_seeds} "
-            f"seeds. Language model: {config.language_model.source}, {config.language_model.num_layers or 'all'} "
-            "layers.",
-            "",
-            "| system | NDCG@10 | over seeds |",
-            "|---|---|---|",
-            *(f"| {name} | {self.ndcg(name):.4f} | ± {self.spread(name):.4f} |" for name in self.gain),
-            "",
-            "| difference | NDCG@10, 95 % over people |",
-            "|---|---|",
-            *(f"| {name} | {interval} |" for name, interval in self.differences().items()),
-            "",
-            f"| group | events | SASRec | without | ours | {OURS} - {WITHOUT} | {OURS} - SASRec |",
-            "|---|---|---|---|---|---|---|",
-            *(self._group_line(group) for group in self.groups),
-        ]
-        return "\n".join(lines) + "\n"
-
-    def _group_line(self, group: str) -> str:
-        members = self.groups[group]
-        numbers = " | ".join(f"{self.ndcg(name, members):.4f}" for name in (SASREC, WITHOUT, OURS))
-        against = " | ".join(str(self.difference(OURS, other, group)) for other in (WITHOUT, SASREC))
-        return f"| {group} | {int(members.sum())} | {numbers} | {against} |"
-
-    def verdict(self) -> str:
-        """In plain words."""
-        added = self.difference(OURS, WITHOUT)
-        share = added.mean / max(self.ndcg(WITHOUT), 1e-9)
-        cost = f"It costs {self.milliseconds:.1f} ms of this machine a history (many at a time)."
-        chance = max(self.difference(placebo, WITHOUT).mean for placebo in PLACEBOS)
-        if not added.is_above_zero:
-            return (
-                f"**No gain was measured.** With the language model NDCG@10 changes by {added} ({share:+.1%}): the "
-                f"interval holds zero. {cost} Without it the same vectors are served from features and SASRec alone."
-            )
-        if not all(self.difference(OURS, placebo).is_above_zero for placebo in PLACEBOS):
-            return (
-                f"**A gain, but not surely more than a placebo's.** The language model adds {added} ({share:+.1%}); in "
-                f"its place another seed of the control, or h of other people, adds up to {chance:+.4f}. {cost}"
-            )
-        best = max(self.groups, key=lambda group: self.difference(OURS, WITHOUT, group).mean)
-        return (
-            f"**It helps.** The language model adds {added} NDCG@10 ({share:+.1%}), placebos {chance:+.4f} at most; "
-            f"most for {best}. {cost}"
-        )
+def compare(runs: Sequence[Run]) -> Results:
+    """Rank by every system; a run's placebos come from the next run."""
+    others = [*runs[1:], runs[0]]
+    found = [ranks_by_system(run, other) for run, other in zip(runs, others, strict=True)]
+    gain = {system: np.stack([gains(own[system]) for own in found]) for system in found[0]}
+    seconds = float(np.mean([run.seconds_per_history for run in runs]))
+    test = runs[0].test
+    return Results(gain, test.cases.users, groups_of(test), 1000 * seconds)
 
 
 def groups_of(test: Test) -> dict[str, np.ndarray]:

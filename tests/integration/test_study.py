@@ -19,7 +19,8 @@ from offline.bootstrap import gains
 from offline.pooled import make_pooled
 from offline.studies import STUDIES, Row
 from offline.study import configuration, report, run_row
-from offline.worth import ALONE, OURS, WITHOUT, open_run, ranks, second, seeded, shuffled, worth
+from offline.worth import open_run, ranks, second, seeded, shuffled, worth
+from offline.worth_report import ALONE, OURS, WITHOUT
 
 
 def overrides_of(world: World) -> list[str]:
