@@ -92,6 +92,9 @@ class Joined:
             blocks |= by_signal("pooled", self.pooled.project_items(vectors, missing).cpu().numpy())
         if self.sasrec and "sasrec" in self.weights:
             blocks["sasrec", "cf"] = self.heads.cf_features(vectors, missing).cpu().numpy() * self._counts_cf
+            if self.heads.config.missing_cf == "rescale":
+                scale_n1 = np.where(missing["cf"].cpu().numpy(), self.heads.config.missing_sasrec_scale, 1.0)[:, None]
+                return {key: (block * scale_n1).astype(np.float32) for key, block in blocks.items()}
         return blocks
 
     @torch.inference_mode()

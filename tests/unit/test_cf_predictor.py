@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model.config import SIGNALS, HeadsConfig
+from model.config import SIGNALS, CFConfig, HeadsConfig
 from model.heads import CFPredictor, Heads, ItemFeatures, gather
 from model.joined import Joined, equal_weights
+from model.sasrec import SASRec
 
 WIDTHS = {"image": 6, "cf": 3, "text": 4}
 NUM_ITEMS, NUM_YOUNG = 400, 5
@@ -59,10 +60,19 @@ def test_vectors_of_young_items_are_those_of_the_predicted_feature_in_every_part
         torch.testing.assert_close(heads.project_items(vectors, missing), expected)
 
 
-def test_without_prediction_sasrec_s_block_of_a_young_item_is_zero() -> None:
-    from model.config import CFConfig
-    from model.sasrec import SASRec
+def test_the_other_parts_of_a_young_item_count_more_where_sasrec_is_silent() -> None:
+    sasrec = SASRec(CFConfig(width=3, num_heads=1), np.arange(NUM_YOUNG, NUM_ITEMS), NUM_ITEMS)
+    heads, rows = heads_of("rescale"), np.array([0, NUM_YOUNG])
+    alone = Joined(heads, None, sasrec, equal_weights(["language_model"])).item_blocks(linear_features(), rows)
+    beside = Joined(heads, None, sasrec, equal_weights(["language_model", "sasrec"])).item_blocks(
+        linear_features(), rows
+    )
+    scale = heads.config.missing_sasrec_scale
+    for key, block in alone.items():
+        np.testing.assert_allclose(beside[key], block * np.array([[scale], [1.0]]), rtol=1e-6)
 
+
+def test_without_prediction_sasrec_s_block_of_a_young_item_is_zero() -> None:
     sasrec = SASRec(CFConfig(width=3, num_heads=1), np.arange(NUM_YOUNG, NUM_ITEMS), NUM_ITEMS)
     for missing_cf, is_zero in (("zero", True), ("predicted", False)):
         joined = Joined(heads_of(missing_cf), None, sasrec, equal_weights(["sasrec"]))
