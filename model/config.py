@@ -159,8 +159,8 @@ class HeadsConfig(_Section):
     missing_cf_scale: float = Field(default=2.0, gt=0)
     """Higher returns new items more often, at the expense of known ones."""
     missing_sasrec_scale: float = Field(default=1.25, gt=0)
-    """Under `rescale`, what all parts of an item that is too young for CF are scaled by once more where SASRec is one of
-    `parts`, since that part says nothing of it."""
+    """Under `rescale`, what all parts of an item that is too young for CF are scaled by once more where SASRec is one
+    of `parts`, since that part says nothing of it."""
     signals: tuple[Signal, ...] = SIGNALS
     """Signals that take part in retrieval; the others add zero."""
     parts: tuple[Part, ...] = PARTS
