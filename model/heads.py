@@ -310,6 +310,11 @@ def float_tensor(array: np.ndarray) -> Tensor:
     return torch.tensor(np.asarray(array, np.float32))
 
 
+def products(left_nQ: np.ndarray, right_mQ: np.ndarray) -> np.ndarray:
+    """Inner products float32 [n, m], equal for equal numbers wherever they lie in memory (see `float_tensor`)."""
+    return (float_tensor(left_nQ) @ float_tensor(right_mQ).T).numpy()
+
+
 def gather(
     features: ItemFeatures, rows: np.ndarray, device: torch.device, signals: Sequence[Signal] = SIGNALS
 ) -> tuple[dict[Signal, Tensor], dict[Signal, Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.config import TrainConfig
-from model.heads import ItemFeatures, Normaliser, Projectors, float_tensor
+from model.heads import ItemFeatures, Normaliser, Projectors, float_tensor, products
 from offline.losses import RERI
 from offline.metrics import ndcg_at, rank_of_target
 
@@ -120,4 +120,4 @@ def validation_ndcg(heads: Projectors, features: ItemFeatures, validation: Examp
     item_NQ = heads.item_vectors(features)
     state_UD = validation.states.take(np.arange(len(validation.states))).to(heads.device)
     user_UQ = heads.project_users(state_UD).cpu().numpy()
-    return ndcg_at(rank_of_target(user_UQ @ item_NQ.T, validation.targets, seen), 10)
+    return ndcg_at(rank_of_target(products(user_UQ, item_NQ), validation.targets, seen), 10)

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from model.config import Part, Signal
-from model.heads import ItemFeatures
+from model.heads import ItemFeatures, products
 from model.joined import Blocks, Joined, Weights, equal_weights, join
 from offline.dataset import Dataset
 from offline.metrics import ndcg_at, rank_of_target
@@ -46,8 +46,8 @@ class Choices:
 
     def ndcg(self, weights: Weights) -> float:
         """NDCG@10 of these events among these items."""
-        score_UN = join(of_weights(self.users, weights), None) @ join(of_weights(self.items, weights), weights).T
-        return ndcg_at(rank_of_target(score_UN, self.targets, self.seen), 10)
+        users, items = join(of_weights(self.users, weights), None), join(of_weights(self.items, weights), weights)
+        return ndcg_at(rank_of_target(products(users, items), self.targets, self.seen), 10)
 
 
 def validation_choices(
@@ -80,7 +80,7 @@ def fit_weights(
 ) -> Weights:
     """Weights by part and signal. `targets` int [U] and `seen` (never ranked) are rows of the `items` blocks."""
     keys = [key for key in users if key[0] in parts]
-    score_FUN = np.stack([users[key] @ items[key].T for key in keys])
+    score_FUN = np.stack([products(users[key], items[key]) for key in keys])
     is_candidate_UN = np.ones(score_FUN.shape[1:], bool)
     for user, rows in enumerate(seen):
         is_candidate_UN[user, rows] = False
