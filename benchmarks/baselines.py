@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.baselines_fitting import Fitted, Task, validation_cases
+from benchmarks.baselines_fitting import Fitted, Task
 from benchmarks.report import Check, Report, at_least, benchmark_parser, finish
 from model.artifacts import fingerprint, read_manifest
 from model.config import Config, load_config
@@ -107,7 +107,7 @@ def main() -> int:
 def measure(config: Config, store: Store, names: list[str], seeds: list[int], label: str) -> list[dict[str, Any]]:
     """A row for every system and seed; each enters store/evaluations/baselines-<label>-seed<k>/ once it is known."""
     dataset = load_dataset(store.dataset(config.dataset))
-    validation = validation_cases(dataset)
+    validation = dataset.validation_cases()
     rows = []
     for seed in seeds:
         task = Task(config, store, dataset, validation, seed)

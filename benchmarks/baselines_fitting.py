@@ -66,16 +66,6 @@ class Learner(Protocol):
     def restore(self, snapshot: Any) -> None: ...
 
 
-def validation_cases(dataset: Dataset) -> Cases:
-    """Every user's validation event after the training events."""
-    users = range(len(dataset.users))
-    return Cases(
-        users=np.array(users),
-        histories=[dataset.train_events(user) for user in users],
-        targets=np.array([dataset.validation_target(user) for user in users]),
-    )
-
-
 def fit_learner(learner: Learner, cases: Cases, *, validate_every: int, max_epochs: int, patience: int) -> Fitted:
     """Train until `patience` validations in a row bring nothing better, or `max_epochs`; the best state is kept."""
     best, best_epoch, best_state = -1.0, 0, None

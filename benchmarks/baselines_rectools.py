@@ -110,7 +110,7 @@ def fit_item_knn(task: Task) -> Fitted:
 
 
 def _neighbours(dataset: Dataset) -> Iterator[tuple[dict[str, Any], Score]]:
-    histories = [dataset.train_events(user) for user in range(len(dataset.users))]
+    histories = dataset.validation_cases().histories
     user_item = _matrix(histories, dataset.num_items)
     for kind in (CosineRecommender, BM25Recommender):
         for num in NEIGHBOURS:

@@ -1,7 +1,8 @@
-"""Plain arrays on disk, memory-mapped. Knows nothing of what they mean."""
+"""Plain arrays, in memory and memory-mapped from disk. Knows nothing of what they mean."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import ArtifactError
+
+
+def right_aligned(rows: Sequence[np.ndarray], length: int, padding: int) -> npt.NDArray[np.int64]:
+    """int64 [len(rows), length]: the last entries of every array at the end, `padding` in front of them."""
+    aligned = np.full((len(rows), length), padding, np.int64)
+    for line, own in zip(aligned, rows, strict=True):
+        newest = own[-length:]
+        line[length - len(newest) :] = newest
+    return aligned
 
 
 def read_array(path: Path, dtype: type[np.generic], shape: tuple[int | None, ...]) -> npt.NDArray[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.arrays import right_aligned
 from model.config import SIGNALS, Config, Signal
 from model.heads import NOTHING, ItemFeatures, Projectors, float_tensor
 
@@ -23,11 +24,7 @@ MAX_HISTORY = 10
 
 def pad_histories(histories: Sequence[np.ndarray]) -> np.ndarray:
     """int32 [K, MAX_HISTORY]: the newest items right-aligned, -1 before them."""
-    padded = np.full((len(histories), MAX_HISTORY), -1, np.int32)
-    for at, history in enumerate(histories):
-        newest = history[-MAX_HISTORY:]
-        padded[at, MAX_HISTORY - len(newest) :] = newest
-    return padded
+    return right_aligned(histories, MAX_HISTORY, -1).astype(np.int32)
 
 
 def pooled_width(widths: Mapping[Signal, int]) -> int:

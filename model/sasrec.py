@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.arrays import right_aligned
 from model.config import CFConfig, parse_config
 from model.errors import ArtifactError, InvalidInputError
 
@@ -137,11 +138,7 @@ class SASRec(nn.Module):
 
     def pad(self, windows: Sequence[np.ndarray]) -> Tensor:
         """int64[B, L] on the CPU: right-aligned, as wide as the longest window and one at least."""
-        widest = max((len(tokens) for tokens in windows), default=0)
-        tokens_BL = np.full((len(windows), max(widest, 1)), self.padding, np.int64)
-        for row_L, tokens in zip(tokens_BL, windows, strict=True):
-            row_L[len(row_L) - len(tokens) :] = tokens
-        return torch.from_numpy(tokens_BL)
+        return torch.from_numpy(right_aligned(windows, _widest(windows), self.padding))
 
     @torch.inference_mode()
     def score(self, histories: Sequence[np.ndarray]) -> np.ndarray:
@@ -169,7 +166,9 @@ class SASRec(nn.Module):
         newest = [rows[-self.config.max_history :] for rows in histories]
         states = np.zeros((len(histories), self.config.width), np.float32)
         for start in range(0, len(histories), SCORE_BATCH):
-            rows_BL, real_BL = _right_aligned(newest[start : start + SCORE_BATCH])
+            part = newest[start : start + SCORE_BATCH]
+            rows_BL = right_aligned(part, _widest(part), -1)  # the last row's vector, until it is masked
+            real_BL = rows_BL >= 0
             item_BLW = torch.from_numpy(np.asarray(vector_NW[rows_BL], np.float32))
             real = torch.from_numpy(real_BL)
             last_BW = self.encode((item_BLW * real[..., None]).to(device), real.to(device))[:, -1]
@@ -194,14 +193,8 @@ class SASRec(nn.Module):
         return state_BW.masked_fill((tokens_BL[:, -1] == self.padding)[:, None], 0.0)
 
 
-def _right_aligned(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows int64 [B, L], row 0 where there is none, and bool [B, L]: where there is one."""
-    L = max(1, *(len(rows) for rows in histories))
-    rows_BL = np.zeros((len(histories), L), np.int64)
-    real_BL = np.zeros((len(histories), L), bool)
-    for at, rows in enumerate(histories):
-        rows_BL[at, L - len(rows) :], real_BL[at, L - len(rows) :] = rows, True
-    return rows_BL, real_BL
+def _widest(windows: Sequence[np.ndarray]) -> int:
+    return max((1, *map(len, windows)))
 
 
 def _visible(real_BL: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Whether one system ranks better than another, or by luck: NDCG@10 by test event, paired, resampled by user.
+"""Whether one system ranks better than another, or by luck: gains (offline/metrics.py) by test event, paired.
 
-Events of one user are not independent, so users are drawn, each with all of their events.
+Events of one user are not independent, so users are resampled, each with all of their events.
 
 # C test events, U users, R resamples
 """
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_RESAMPLES, RESAMPLES_AT_ONCE = 10_000, 100
-CUTOFF = 10
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,8 @@ class Interval:
         return self.low > 0
 
 
-def gains(ranks_C: np.ndarray) -> np.ndarray:
-    """What each event adds to the sum that NDCG@10 is the mean of, float64 [C]."""
-    return np.where(ranks_C <= CUTOFF, 1 / np.log2(1.0 + ranks_C), 0.0)
-
-
 def difference(gain_C: np.ndarray, other_C: np.ndarray, users_C: np.ndarray, seed: int = 0) -> Interval:
-    """NDCG@10 of one system minus another's on the same events."""
+    """NDCG of one system minus another's on the same events, from what each event gains."""
     user_U, place_C = np.unique(users_C, return_inverse=True)
     sums_U = np.bincount(place_C, gain_C - other_C, len(user_U))
     counts_U = np.bincount(place_C, minlength=len(user_U))

@@ -188,9 +188,8 @@ def validation_ndcg(model: SASRec, dataset: Dataset) -> float:
     ranks = []
     for start in range(0, len(dataset.users), VALIDATION_BATCH):
         users = range(start, min(start + VALIDATION_BATCH, len(dataset.users)))
-        histories = [dataset.train_events(user) for user in users]
-        targets = np.array([dataset.validation_target(user) for user in users])
-        ranks.append(rank_of_target(model.score(histories), targets, histories))
+        cases = dataset.validation_cases(users)
+        ranks.append(rank_of_target(model.score(cases.histories), cases.targets, cases.histories))
     return ndcg_at(np.concatenate(ranks), 10)
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +96,15 @@ class Dataset:
         """Equal for equal items, events and hidden items: what CF is trained from."""
         hidden = "" if self.hidden is None else fingerprint(self.hidden.tolist())[:16]
         return self.manifest_hash + hidden
+
+    def validation_cases(self, users: Iterable[int] | None = None) -> Cases:
+        """The validation event of some users (None: of all), after their training events."""
+        chosen = list(range(len(self.users)) if users is None else users)
+        return Cases(
+            users=np.array(chosen),
+            histories=[self.train_events(user) for user in chosen],
+            targets=np.array([self.validation_target(user) for user in chosen]),
+        )
 
     def test_cases(self) -> Cases:
         """Every test event, with all that came before it, validation and earlier test events included."""

@@ -59,14 +59,13 @@ def validation_choices(
     most: int,
 ) -> Choices:
     """What the parts of `joined` make of some users' validation events, among `most` items at most."""
-    histories = [dataset.train_events(user) for user in users]
-    targets = np.array([dataset.validation_target(user) for user in users])
-    rows = candidate_rows(dataset.num_items, targets, most)
+    cases = dataset.validation_cases(users)
+    rows = candidate_rows(dataset.num_items, cases.targets, most)
     return Choices(
-        joined.user_blocks(language_model_U3P, histories, features),
+        joined.user_blocks(language_model_U3P, cases.histories, features),
         joined.item_blocks(features, rows),
-        np.searchsorted(rows, targets),
-        [places_among(rows, history) for history in histories],
+        np.searchsorted(rows, cases.targets),
+        [places_among(rows, history) for history in cases.histories],
     )
 
 

@@ -47,9 +47,13 @@ def hit_at(ranks: np.ndarray, k: int) -> float:
 
 
 def ndcg_at(ranks: np.ndarray, k: int) -> float:
-    """Mean of 1 / log2(1 + rank) within the first `k`, else 0: NDCG with one relevant item."""
-    ranks = _checked(ranks)
-    return float(np.mean(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0)))
+    """NDCG with one relevant item: the mean of `gains`."""
+    return float(np.mean(gains(_checked(ranks), k)))
+
+
+def gains(ranks: np.ndarray, k: int) -> np.ndarray:
+    """What each rank adds to the sum that NDCG is the mean of: 1 / log2(1 + rank) within the first `k`, else 0."""
+    return np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0)
 
 
 def summarise(ranks: np.ndarray) -> dict[str, float]:

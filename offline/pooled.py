@@ -76,14 +76,13 @@ def make_pooled(
 def _fit(projectors: Projectors, config: Config, dataset: Dataset, features: ItemFeatures) -> list[dict[str, float]]:
     projectors.measure_features(features)
     users = sample_users(dataset, config.train.max_validation_users, config.seed)
-    seen = seen_by(dataset, users)
-    targets = np.array([dataset.validation_target(user) for user in users])
+    cases = dataset.validation_cases(users)
     return fit_projectors(
         projectors,
         features,
         _training_examples(dataset, features),
-        Examples(PooledStates(features, pad_histories(seen)), users, targets),
-        seen,
+        Examples(PooledStates(features, pad_histories(cases.histories)), users, cases.targets),
+        cases.histories,
         RERI(dataset, features, config.heads, config.train),
         config.train.model_copy(update={"head_epochs": max(config.train.head_epochs, MAX_EPOCHS)}),
         config.seed,
@@ -107,11 +106,5 @@ def sample_users(dataset: Dataset, most: int, seed: int) -> np.ndarray:
     """A fixed sample of users for validation, sorted; none whose validation event is of a hidden item."""
     users = np.arange(len(dataset.users))
     if dataset.hidden is not None:
-        targets = np.array([dataset.validation_target(user) for user in users.tolist()])
-        users = users[~dataset.hidden[targets]]
+        users = users[~dataset.hidden[dataset.validation_cases().targets]]
     return np.sort(np.random.default_rng([seed, 3]).permutation(users)[:most])
-
-
-def seen_by(dataset: Dataset, users: np.ndarray) -> list[np.ndarray]:
-    """Training events of some users: the histories of validation, and what it never ranks."""
-    return [dataset.train_events(user) for user in users]

@@ -25,17 +25,19 @@ from model.config import Config, load_config
 from model.errors import InvalidInputError
 from model.store import Store
 from offline.ablation import open_dataset
-from offline.bootstrap import difference, gains
+from offline.bootstrap import difference
 from offline.cf import make_cf
 from offline.evaluate import evaluate
 from offline.features import write_features
 from offline.jobs import job_parser, run_job
+from offline.metrics import gains
 from offline.plots import plot_intervals
 from offline.studies import STUDIES, Row
 from offline.train import train
 
 HEAD = ["| | alone | difference | joined | difference | paper | minutes |", "|---|---|---|---|---|---|---|"]
 JOINED, ALONE = "ours", "language model alone"
+CUTOFF = 10
 
 
 def main() -> int:
@@ -54,7 +56,7 @@ class Result:
 
     row: Row
     joined: np.ndarray
-    """float64 [S, C]: what each event adds to NDCG@10 (offline/bootstrap.py)"""
+    """float64 [S, C]: what each event adds to NDCG@10"""
     alone: np.ndarray
     """The same by the language model's part alone."""
     users_C: np.ndarray
@@ -92,9 +94,9 @@ def run_row(row: Row, base: str, overrides: Sequence[str], store: Store, num_see
         write_features(config, store)
         make_cf(config, store)
         table = pq.read_table(evaluate(config, store, train(config, store)) / "ranks.parquet")
-        joined.append(gains(table[f"{JOINED} | full"].to_numpy()))
+        joined.append(gains(table[f"{JOINED} | full"].to_numpy(), CUTOFF))
         has_parts = f"{ALONE} | full" in table.column_names
-        alone.append(gains(table[f"{ALONE if has_parts else JOINED} | full"].to_numpy()))
+        alone.append(gains(table[f"{ALONE if has_parts else JOINED} | full"].to_numpy(), CUTOFF))
     seconds = time.perf_counter() - started
     dataset = open_dataset(config, store)
     cases = dataset.test_cases()

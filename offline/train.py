@@ -43,7 +43,7 @@ from offline.jobs import configured, job_parser, run_job
 from offline.losses import RERI
 from offline.onepass import OnePass, train_steps
 from offline.plots import plot_training
-from offline.pooled import make_pooled, sample_users, seen_by
+from offline.pooled import make_pooled, sample_users
 from offline.states import cached_examples, measure_states
 
 VERSION = 3
@@ -173,7 +173,7 @@ def fit(run: Run, work: Path) -> dict[str, Any]:
             run.features,
             train_states,
             validation,
-            seen_by(run.dataset, validation.users),
+            run.dataset.validation_cases(validation.users).histories,
             reri,
             config.train,
             config.seed,
@@ -208,16 +208,16 @@ def fuse(run: Run, pooled: Projectors, validation: Examples) -> dict[str, Any]:
 
 def validate(run: Run, users: np.ndarray) -> float:
     """Full-ranking NDCG@10 of the validation targets by the language model's part alone."""
-    return validation_ndcg(run.heads, run.features, validation_examples(run, users), seen_by(run.dataset, users))
+    seen = run.dataset.validation_cases(users).histories
+    return validation_ndcg(run.heads, run.features, validation_examples(run, users), seen)
 
 
 def validation_examples(run: Run, users: np.ndarray) -> Examples:
     """States of histories as serving would show them, and the validation targets."""
     builder, segments = run.encoder.builder, run.encoder.segments
-    histories = seen_by(run.dataset, users)
-    prompts = [builder.recommend(builder.keep_newest(history, segments), segments) for history in histories]
-    targets = np.array([run.dataset.validation_target(user) for user in users])
-    return Examples(CachedStates(run.encoder.encode_states(prompts)), users, targets)
+    cases = run.dataset.validation_cases(users)
+    prompts = [builder.recommend(builder.keep_newest(history, segments), segments) for history in cases.histories]
+    return Examples(CachedStates(run.encoder.encode_states(prompts)), users, cases.targets)
 
 
 def write_checkpoint(folder: Path, run: Run, records: dict[str, Any], facts: dict[str, Any]) -> None:

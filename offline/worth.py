@@ -25,14 +25,15 @@ from model.errors import InvalidInputError
 from model.joined import Blocks
 from model.sasrec import load_sasrec
 from model.store import Store
-from offline.bootstrap import fifths, gains
+from offline.bootstrap import fifths
 from offline.cf import make_cf
 from offline.evaluate import PartBlocks, Test, all_parts, blocks_of, encode_users, load_test
 from offline.features import write_features
 from offline.fusion import Choices, validation_choices
 from offline.jobs import configured, job_parser, run_job
+from offline.metrics import gains
 from offline.plots import plot_intervals
-from offline.pooled import sample_users, seen_by
+from offline.pooled import sample_users
 from offline.rankings import Scores
 from offline.train import train
 from offline.worth_report import (
@@ -48,6 +49,7 @@ from offline.worth_report import (
 )
 
 GENERATOR = 29
+CUTOFF = 10
 
 
 def main() -> int:
@@ -106,7 +108,7 @@ def open_run(config: Config, store: Store, validation_seed: int) -> Run:
     users = sample_users(test.dataset, config.train.max_validation_users, validation_seed)
     cases = test.cases.histories
     started = time.perf_counter()
-    language_model = encode_users(checkpoint, test, [*cases, *seen_by(test.dataset, users)], store)
+    language_model = encode_users(checkpoint, test, [*cases, *test.dataset.validation_cases(users).histories], store)
     seconds = (time.perf_counter() - started) / len(language_model)
     joined, most = all_parts(checkpoint, test), config.train.max_softmax_items
     blocks = blocks_of(joined, language_model[: len(cases)], test)
@@ -180,7 +182,7 @@ def compare(runs: Sequence[Run]) -> Results:
     """Rank by every system; a run's placebos come from the next run."""
     others = [*runs[1:], runs[0]]
     found = [ranks_by_system(run, other) for run, other in zip(runs, others, strict=True)]
-    gain = {system: np.stack([gains(own[system]) for own in found]) for system in found[0]}
+    gain = {system: np.stack([gains(own[system], CUTOFF) for own in found]) for system in found[0]}
     seconds = float(np.mean([run.seconds_per_history for run in runs]))
     test = runs[0].test
     return Results(gain, test.cases.users, groups_of(test), 1000 * seconds)

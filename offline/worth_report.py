@@ -26,7 +26,7 @@ class Results:
     """Ranks of every system, averaged as gains over the seeds, and what they cost."""
 
     gain: Mapping[str, np.ndarray]
-    """By system: float64 [S, C], each event's share of NDCG@10 (offline/bootstrap.py)."""
+    """By system: float64 [S, C], each event's share of NDCG@10 (offline/metrics.py)."""
     users_C: np.ndarray
     groups: Mapping[str, np.ndarray]
     """bool [C] by group of events."""

@@ -15,7 +15,7 @@ from model.errors import InvalidInputError
 from offline import study as studies
 from offline.ablation import drawn, open_dataset, without_images
 from offline.aligned import load_item_features
-from offline.bootstrap import gains
+from offline.metrics import gains
 from offline.pooled import make_pooled
 from offline.studies import STUDIES, Row
 from offline.study import configuration, report, run_row
@@ -161,4 +161,4 @@ def test_placebos_change_the_language_model_s_branch_and_nothing_else(tiny_world
     assert np.array_equal(
         second(one, other, "pooled").blocks.items["language_model", "text"], other.blocks.items["pooled", "text"]
     )
-    assert gains(ranks(one, ("sasrec",))).shape == (len(one.test.cases),)
+    assert gains(ranks(one, ("sasrec",)), 10).shape == (len(one.test.cases),)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.baselines import MATCHED, SYSTEMS, Library, closeness, known_only, mean
-from benchmarks.baselines_fitting import Cases, best_of, fit_learner, validation_cases
+from benchmarks.baselines_fitting import Cases, best_of, fit_learner
 from benchmarks.baselines_handover import event_columns, training_sequences, transformer_settings
 from benchmarks.baselines_own import cooccurrence
 from model.config import CFConfig, load_config
@@ -123,7 +123,7 @@ class Counter:
 
 
 def test_training_stops_when_validation_does_and_the_best_state_is_kept() -> None:
-    validation = validation_cases(dataset_of([0, 1, 2, 3]))
+    validation = dataset_of([0, 1, 2, 3]).validation_cases()
     learner = Counter(validation.targets)
     fitted = fit_learner(learner, validation, validate_every=2, max_epochs=100, patience=2)
     assert fitted.chosen == {"epochs": 4}
@@ -132,20 +132,20 @@ def test_training_stops_when_validation_does_and_the_best_state_is_kept() -> Non
 
 
 def test_the_last_epoch_is_validated_too() -> None:
-    validation = validation_cases(dataset_of([0, 1, 2, 3]))
+    validation = dataset_of([0, 1, 2, 3]).validation_cases()
     fitted = fit_learner(Counter(validation.targets), validation, validate_every=5, max_epochs=3, patience=1)
     assert fitted.chosen == {"epochs": 3}
 
 
 def test_validation_chooses_among_settings() -> None:
-    validation = validation_cases(dataset_of([0, 1, 2, 3]))
+    validation = dataset_of([0, 1, 2, 3]).validation_cases()
     scores = {"worse": np.arange(6.0)[None], "better": -np.abs(np.arange(6.0) - 2)[None]}
     fitted = best_of((({"kind": kind}, lambda _, kind=kind: scores[kind]) for kind in scores), validation)
     assert (fitted.chosen, fitted.validation_ndcg) == ({"kind": "better"}, 1.0)
 
 
 def test_validation_asks_for_the_event_after_training() -> None:
-    cases = validation_cases(dataset_of([0, 1, 2, 3, 4], num_test=2))
+    cases = dataset_of([0, 1, 2, 3, 4], num_test=2).validation_cases()
     assert (cases.histories[0].tolist(), cases.targets.tolist()) == ([0, 1], [2])
 
 

@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from offline.bootstrap import difference, fifths, gains
-from offline.metrics import ndcg_at
+from offline.bootstrap import difference, fifths
+from offline.metrics import gains, ndcg_at
 
 
 def test_gains_average_to_ndcg() -> None:
     ranks = np.array([1, 2, 10, 11, 500])
-    assert gains(ranks).mean() == pytest.approx(ndcg_at(ranks, 10))
+    assert gains(ranks, 10).mean() == pytest.approx(ndcg_at(ranks, 10))
 
 
 def test_a_constant_difference_has_no_spread() -> None:
